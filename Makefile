@@ -1,0 +1,38 @@
+# Every target starts from a clean clone: `make install` makes .venv from the hash-checked lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: up test lint install faults bench lock clean
+
+up: install                 ## run the whole platform in the foreground
+	$(BIN)/cloister up
+
+test: install lint          ## lint, types, all tests
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+faults: install             ## the slow fault suites
+	$(BIN)/pytest -m faults tests
+
+bench: install              ## every benchmark; writes benchmarks/out/*.json and prints the table
+	$(BIN)/python -m benchmarks
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+lock:                       ## refresh requirements.lock (hashes only, no address)
+	uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header -q -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build *.egg-info

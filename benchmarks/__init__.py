@@ -1,0 +1,1 @@
+"""Benchmarks: every figure is a ratio against a yardstick of the same run."""

@@ -1,0 +1,1 @@
+"""Providers: what runs the processes and databases of a platform."""

@@ -1,0 +1,1 @@
+"""The local provider: embedded Postgres and supervised child processes on one machine."""
