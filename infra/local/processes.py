@@ -1,0 +1,42 @@
+"""What can be seen of processes and logs from outside; reads only, signals nobody."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+LOG_TAIL_BYTES: Final = 4000
+LOG_TAIL_LINES: Final = 15
+
+
+def processes_running_in(directory: Path, command: str) -> list[int]:
+    """Process ids of `command` (its short name) whose working directory is `directory`.
+
+    A Postgres server and all its backends work in their data directory, so this finds a server
+    whatever its lock file says. Empty on systems without /proc.
+    """
+    wanted = str(directory.resolve())
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(entry / "cwd") == wanted and read_command(entry) == command:
+                found.append(int(entry.name))
+        except OSError:
+            # Gone meanwhile, or another user's: neither can be a server of ours.
+            continue
+    return found
+
+
+def read_command(entry: Path) -> str:
+    return (entry / "comm").read_text().strip()
+
+
+def log_tail(path: Path, start: int = 0) -> str:
+    """The last lines of a log, of those written after the byte position `start`."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError as exc:
+        return f"(no log: {exc})"
+    return "\n".join(text.strip().splitlines()[-LOG_TAIL_LINES:]) or "(the log is empty)"
