@@ -18,7 +18,7 @@ FORMAT: Final = 1
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
-    """One applied command: all that is needed to execute it again, to answer it again, to move it."""
+    """One applied command: all that is needed to execute, answer, or move it again."""
 
     seq: int
     at_us: int

@@ -32,7 +32,7 @@ class CreateLedger(_Command, frozen=True, tag="create_ledger"):
 class UpdateLedger(_Command, frozen=True, tag="update_ledger"):
     id: str
     name: str | UnsetType = UNSET
-    description: str | None | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
     metadata: dict[str, str | None] = {}
     """Merged into what is there; a key with "" or None is removed. So in every update."""
 
@@ -57,8 +57,8 @@ class CreateLedgerAccount(_Command, frozen=True, tag="create_ledger_account"):
 class UpdateLedgerAccount(_Command, frozen=True, tag="update_ledger_account"):
     id: str
     name: str | UnsetType = UNSET
-    description: str | None | UnsetType = UNSET
-    external_id: str | None | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    external_id: str | UnsetType | None = UNSET
     metadata: dict[str, str | None] = {}
 
 
@@ -108,11 +108,11 @@ class CreateLedgerTransaction(_Command, frozen=True, tag="create_ledger_transact
 class UpdateLedgerTransaction(_Command, frozen=True, tag="update_ledger_transaction"):
     id: str
     status: Status | UnsetType = UNSET
-    description: str | None | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
     effective_at_us: int | UnsetType = UNSET
-    external_id: str | None | UnsetType = UNSET
-    ledgerable_type: str | None | UnsetType = UNSET
-    ledgerable_id: str | None | UnsetType = UNSET
+    external_id: str | UnsetType | None = UNSET
+    ledgerable_type: str | UnsetType | None = UNSET
+    ledgerable_id: str | UnsetType | None = UNSET
     entries: tuple[EntryDraft, ...] | UnsetType = UNSET
     """Replaces the whole set."""
     metadata: dict[str, str | None] = {}

@@ -1,0 +1,47 @@
+"""The tenant tables, in the order in which a tenant's rows can be written one after another.
+
+The one list of what belongs to a tenant: a table that is missing here would neither be written by
+the sequencer nor move with its tenant; a test compares it with the database.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from cell.ledger.model import (
+    AccountBalances,
+    ApiKey,
+    Ledger,
+    LedgerAccount,
+    LedgerEntry,
+    LedgerTransaction,
+    Row,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    name: str
+    row: type[Row]
+    """Its fields are the table's columns, in order."""
+    key: str
+    """The column that identifies a row within its tenant."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(field.name for field in msgspec.structs.fields(self.row))
+
+
+ROW_TABLES: Final = (
+    Table("api_keys", ApiKey, "id"),
+    Table("ledgers", Ledger, "id"),
+    Table("ledger_accounts", LedgerAccount, "id"),
+    Table("ledger_account_balances", AccountBalances, "ledger_account_id"),
+    Table("ledger_transactions", LedgerTransaction, "id"),
+    Table("ledger_entries", LedgerEntry, "id"),
+)
+"""Tables whose rows the rules return."""
+
+TENANT_TABLES: Final = (*(table.name for table in ROW_TABLES), "idempotency_keys", "journal")
+"""Every table that holds a tenant's rows, but for its head."""
