@@ -1,1 +1,3 @@
 """The pure ledger: rows, commands, rules. No clock, no randomness, no SQL, no HTTP, no logging."""
+
+from cell.ledger import transactions as transactions  # registers its rules with rules.apply

@@ -1,0 +1,227 @@
+"""What the sequencer knows of the ledgers: a bounded cache between batches, a working set within one.
+
+The cache holds committed rows only and is authoritative only while the guard holds; whoever finds
+the guard broken or a commit's outcome unknown clears it. A batch's working set is complete: whatever
+its commands may ask for was put there beforehand, an unknown object as None.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from cell.ledger.model import (
+    AccountBalances,
+    ApiKey,
+    Effects,
+    Ledger,
+    LedgerAccount,
+    LedgerEntry,
+    LedgerTransaction,
+    Row,
+    Status,
+    TenantId,
+)
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class GenerationCache(Generic[Key, Value]):
+    """A bounded map that forgets what was not used for longest, in two generations.
+
+    Cheaper than a linked list on every access: a value found in the old generation moves to the
+    young one; when the young one is half the bound, it becomes the old one.
+    """
+
+    def __init__(self, entries_max: int) -> None:
+        self._half = max(1, entries_max // 2)
+        self._young: dict[Key, Value] = {}
+        self._old: dict[Key, Value] = {}
+
+    def get(self, key: Key) -> Value | None:
+        value = self._young.get(key)
+        if value is None:
+            value = self._old.get(key)
+            if value is not None:
+                self.put(key, value)
+        return value
+
+    def put(self, key: Key, value: Value) -> None:
+        self._young[key] = value
+        if len(self._young) >= self._half:
+            self._old, self._young = self._young, {}
+
+    def clear(self) -> None:
+        self._young, self._old = {}, {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+
+ExternalKey = tuple[TenantId, str]
+Holders = dict[str, str]
+"""Of one external id: ledger id to the id of the object that holds it there."""
+
+
+@dataclass(slots=True)
+class WorkingSet:
+    """Every row a batch may touch, as of its start plus what its commands have changed so far."""
+
+    api_keys: dict[str, ApiKey | None] = field(default_factory=dict)
+    ledgers: dict[str, Ledger | None] = field(default_factory=dict)
+    accounts: dict[str, LedgerAccount | None] = field(default_factory=dict)
+    balances: dict[str, AccountBalances] = field(default_factory=dict)
+    transactions: dict[str, LedgerTransaction | None] = field(default_factory=dict)
+    entries: dict[str, LedgerEntry | None] = field(default_factory=dict)
+    live_entries: dict[str, tuple[LedgerEntry, ...]] = field(default_factory=dict)
+    account_holders: dict[ExternalKey, Holders] = field(default_factory=dict)
+    transaction_holders: dict[ExternalKey, Holders] = field(default_factory=dict)
+
+    def apply(self, effects: Effects) -> None:
+        """Make the rows of one command visible to the next one."""
+        for row in effects.inserted:
+            self._put(row)
+        for row in effects.updated:
+            self._put(row)
+        self._settle_entries(effects)
+
+    def _put(self, row: Row) -> None:
+        if isinstance(row, AccountBalances):
+            self.balances[row.ledger_account_id] = row
+        elif isinstance(row, LedgerEntry):
+            self.entries[row.id] = row
+        elif isinstance(row, LedgerTransaction):
+            self._release(self.transaction_holders, self.transactions.get(row.id))
+            self.transactions[row.id] = row
+            if row.external_id is not None and row.status is not Status.ARCHIVED:
+                self._hold(self.transaction_holders, row, row.external_id)
+        elif isinstance(row, LedgerAccount):
+            self._release(self.account_holders, self.accounts.get(row.id))
+            self.accounts[row.id] = row
+            if row.external_id is not None and row.discarded_at_us is None:
+                self._hold(self.account_holders, row, row.external_id)
+        elif isinstance(row, Ledger):
+            self.ledgers[row.id] = row
+        else:
+            self.api_keys[row.id] = row
+
+    @staticmethod
+    def _hold(
+        holders: dict[ExternalKey, Holders],
+        row: LedgerTransaction | LedgerAccount,
+        external_id: str,
+    ) -> None:
+        holders.setdefault((row.tenant_id, external_id), {})[row.ledger_id] = row.id
+
+    @staticmethod
+    def _release(
+        holders: dict[ExternalKey, Holders], row: LedgerTransaction | LedgerAccount | None
+    ) -> None:
+        if row is None or row.external_id is None:
+            return
+        held = holders.get((row.tenant_id, row.external_id))
+        if held is not None and held.get(row.ledger_id) == row.id:
+            del held[row.ledger_id]
+
+    def _settle_entries(self, effects: Effects) -> None:
+        """Keep `live_entries` of the transactions touched: the live of the old, then the new."""
+        inserted: dict[str, list[LedgerEntry]] = {}
+        for row in effects.inserted:
+            if isinstance(row, LedgerEntry):
+                inserted.setdefault(row.ledger_transaction_id, []).append(row)
+        rewritten = {
+            row.ledger_transaction_id for row in effects.updated if isinstance(row, LedgerEntry)
+        }
+        for transaction_id in rewritten | inserted.keys():
+            present = (self.entries[e.id] for e in self.live_entries.get(transaction_id, ()))
+            live = [e for e in present if e is not None and e.discarded_at_us is None]
+            self.live_entries[transaction_id] = (*live, *inserted.get(transaction_id, ()))
+
+
+class TenantView:
+    """The working set as the rules see it: of one tenant only (implements `rules.State`).
+
+    Ids are random, yet every look-up compares the row's tenant: another tenant's object is unknown.
+    """
+
+    __slots__ = ("_set", "tenant_id")
+
+    def __init__(self, tenant_id: TenantId, working_set: WorkingSet) -> None:
+        self.tenant_id = tenant_id
+        self._set = working_set
+
+    def api_key(self, id: str) -> ApiKey | None:
+        row = self._set.api_keys.get(id)
+        return row if row is not None and row.tenant_id == self.tenant_id else None
+
+    def ledger(self, id: str) -> Ledger | None:
+        row = self._set.ledgers.get(id)
+        return row if row is not None and row.tenant_id == self.tenant_id else None
+
+    def account(self, id: str) -> LedgerAccount | None:
+        row = self._set.accounts.get(id)
+        return row if row is not None and row.tenant_id == self.tenant_id else None
+
+    def balances(self, account_id: str) -> AccountBalances:
+        return self._set.balances[account_id]
+
+    def transaction(self, id: str) -> LedgerTransaction | None:
+        row = self._set.transactions.get(id)
+        return row if row is not None and row.tenant_id == self.tenant_id else None
+
+    def entry(self, id: str) -> LedgerEntry | None:
+        row = self._set.entries.get(id)
+        return row if row is not None and row.tenant_id == self.tenant_id else None
+
+    def live_entries(self, transaction_id: str) -> tuple[LedgerEntry, ...]:
+        return self._set.live_entries[transaction_id]
+
+    def account_with_external_id(self, ledger_id: str, external_id: str) -> str | None:
+        return self._set.account_holders[(self.tenant_id, external_id)].get(ledger_id)
+
+    def transaction_with_external_id(self, ledger_id: str, external_id: str) -> str | None:
+        return self._set.transaction_holders[(self.tenant_id, external_id)].get(ledger_id)
+
+
+class LedgerCache:
+    """Committed accounts with their balances, and ledgers, between batches."""
+
+    def __init__(self, accounts_max: int) -> None:
+        self._accounts: GenerationCache[str, tuple[LedgerAccount, AccountBalances]] = (
+            GenerationCache(accounts_max)
+        )
+        self._ledgers: GenerationCache[str, Ledger] = GenerationCache(max(64, accounts_max // 16))
+
+    def account(
+        self, tenant_id: TenantId, account_id: str
+    ) -> tuple[LedgerAccount, AccountBalances] | None:
+        found = self._accounts.get(account_id)
+        return found if found is not None and found[0].tenant_id == tenant_id else None
+
+    def ledger(self, tenant_id: TenantId, ledger_id: str) -> Ledger | None:
+        found = self._ledgers.get(ledger_id)
+        return found if found is not None and found.tenant_id == tenant_id else None
+
+    def absorb(self, working_set: WorkingSet) -> None:
+        """Take over what a batch has committed, and what it had read."""
+        for account_id, account in working_set.accounts.items():
+            if account is not None:
+                self._accounts.put(account_id, (account, working_set.balances[account_id]))
+        for ledger_id, ledger in working_set.ledgers.items():
+            if ledger is not None:
+                self._ledgers.put(ledger_id, ledger)
+
+    def clear(self) -> None:
+        self._accounts.clear()
+        self._ledgers.clear()
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+
+def rows_by_type(rows: Iterable[Row]) -> dict[type[Row], list[Row]]:
+    """Rows grouped as the store writes them."""
+    grouped: dict[type[Row], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(type(row), []).append(row)
+    return grouped
