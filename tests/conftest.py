@@ -1,13 +1,33 @@
-"""Fixtures for every suite: one real Postgres for the session, fresh databases for tests."""
+"""Fixtures for every suite: one real Postgres for the session, a fresh cell database per test."""
 
+import asyncio
+import itertools
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+import psycopg
 import pytest
 
+from cell.schema import ROLES, create_roles_and_database, migrate
+from control_plane.topology import PostgresSpec
 from infra.local.binaries import find_binaries
-from infra.local.postgres import Postgres, Sizing
+from infra.local.postgres import Postgres
 
-CELL_ROLES = ("cloister_owner", "cloister_writer", "cloister_reader", "cloister_auditor")
+TEMPLATE = "cell_template"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellDatabase:
+    """A cell's own database with its roles and the current schema, and nothing in it."""
+
+    name: str
+    owner_dsn: str
+    writer_dsn: str
+    reader_dsn: str
+    auditor_dsn: str
+    superuser_dsn: str
+    """The superuser, in this database."""
 
 
 @pytest.fixture(scope="session")
@@ -17,10 +37,44 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         name="tests",
         directory=tmp_path_factory.mktemp("postgres") / "instance",
         binaries=find_binaries(),
-        roles=CELL_ROLES,
-        sizing=Sizing(shared_buffers="64MB", max_connections=100),
+        roles=ROLES,
+        sizing=PostgresSpec(shared_buffers="64MB", max_connections=100),
     )
     instance.initialize()
     instance.start()
     yield instance
     instance.stop()
+
+
+@pytest.fixture(scope="session")
+def cell_template(postgres: Postgres) -> str:
+    """The name of a migrated database to make others from; nobody stays connected to it."""
+    asyncio.run(create_roles_and_database(postgres.superuser_dsn(), TEMPLATE, postgres.passwords))
+    asyncio.run(migrate(postgres.dsn("cloister_owner", TEMPLATE)))
+    return TEMPLATE
+
+
+DATABASE_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def cell_database(postgres: Postgres, cell_template: str) -> Iterator[CellDatabase]:
+    """A fresh database of a cell, dropped afterwards with whoever is still connected to it."""
+    name = f"cell_{os.getpid()}_{next(DATABASE_NUMBERS)}"
+    with psycopg.connect(postgres.superuser_dsn(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{cell_template}" OWNER {ROLES[0]}')
+        # A database's own privileges are not copied from its template.
+        connection.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+        connection.execute(
+            f'GRANT CONNECT, TEMPORARY ON DATABASE "{name}" TO {", ".join(ROLES[1:])}'
+        )
+    yield CellDatabase(
+        name=name,
+        owner_dsn=postgres.dsn("cloister_owner", name),
+        writer_dsn=postgres.dsn("cloister_writer", name),
+        reader_dsn=postgres.dsn("cloister_reader", name),
+        auditor_dsn=postgres.dsn("cloister_auditor", name),
+        superuser_dsn=postgres.superuser_dsn(name),
+    )
+    with psycopg.connect(postgres.superuser_dsn(), autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ import msgspec
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from control_plane.topology import PostgresSpec
 from infra.errors import (
     DataDirectoryVersion,
     PostgresError,
@@ -59,33 +60,6 @@ POLL_S: Final = 0.02
 CONNECT_S_MAX: Final = 5
 OWN_FILE: Final = "cloister.conf"
 
-RESERVED_PARAMETERS: Final = frozenset(
-    {
-        "cluster_name",
-        "config_file",
-        "data_directory",
-        "external_pid_file",
-        "hba_file",
-        "ident_file",
-        "listen_addresses",
-        "max_connections",
-        "password_encryption",
-        "port",
-        "shared_buffers",
-        "unix_socket_directories",
-        "unix_socket_permissions",
-    }
-)
-"""Settings that the provider owns or that have a key of their own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizing:
-    shared_buffers: str = "128MB"
-    max_connections: int = 60
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    """Any other server setting, as postgresql.conf would have it."""
-
 
 @dataclass(slots=True, kw_only=True)
 class Postgres:
@@ -98,7 +72,7 @@ class Postgres:
     binaries: Binaries
     roles: Sequence[str] = ()
     """Roles to keep passwords for, beside the superuser; creating them is the caller's work."""
-    sizing: Sizing = field(default_factory=Sizing)
+    sizing: PostgresSpec = field(default_factory=PostgresSpec)
     log_file: Path | None = None
     """Where the server's log goes; `postgres.log` in the directory by default."""
     passwords: dict[str, str] = field(default_factory=dict, repr=False)
@@ -234,6 +208,13 @@ class Postgres:
             return
         raise PostgresError(f"Postgres {self.name}, pid {process.pid}, cannot be killed")
 
+    def kill(self) -> None:
+        """Kill the server as a crash would (tests); its backends may outlive it for a moment."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(IMMEDIATE_STOP_S_MAX)
+        self.process = None
+
 
 def ensure_passwords(path: Path, roles: Sequence[str]) -> dict[str, str]:
     """The roles' passwords from the file, generating and storing those that are missing."""
@@ -359,25 +340,21 @@ def socket_directory(directory: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"cloister-{os.geteuid()}-{digest}"
 
 
-def render_settings(name: str, sockets: Path, sizing: Sizing) -> str:
-    """The text of our settings file. Raises PostgresError on a setting that is not the caller's."""
-    reserved = RESERVED_PARAMETERS.intersection(key.lower() for key in sizing.parameters)
-    if reserved:
-        raise PostgresError(
-            f"postgres.parameters of {name} cannot set {', '.join(sorted(reserved))}: the provider"
-            " sets it"
-        )
-    quoted_directory = '"' + str(sockets).replace('"', '""') + '"'
+def render_settings(name: str, sockets: Path, sizing: PostgresSpec) -> str:
+    """The text of our settings file; what the provider decides stands last and wins."""
     settings = {
-        "listen_addresses": "",
-        "port": str(PORT),
-        "unix_socket_directories": quoted_directory,
-        "unix_socket_permissions": "0700",
-        "password_encryption": "scram-sha-256",
-        "cluster_name": name,
+        **sizing.parameters,
         "shared_buffers": sizing.shared_buffers,
         "max_connections": str(sizing.max_connections),
-        **sizing.parameters,
+        "listen_addresses": "",
+        "port": str(PORT),
+        # A list of names: double quotes keep a comma in the path from splitting it.
+        "unix_socket_directories": '"' + str(sockets).replace('"', '""') + '"',
+        "unix_socket_permissions": "0700",
+        "password_encryption": "scram-sha-256",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "cluster_name": name,
     }
     lines = [f"{key} = {quote_setting(value)}" for key, value in settings.items()]
     head = "# Written by cloister at every start, from cells.yaml. Changes here are lost."
