@@ -6,9 +6,14 @@ own place (tenant, epoch, sequences), so that no column beside it can be changed
 `sha256`. Written by the sequencer; read for idempotent replays, verification, and moves.
 """
 
-from typing import Final
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
+import psycopg
+import zstandard
 
 from cell.ledger.commands import Command
 from cell.ledger.model import Row, TenantId
@@ -36,3 +41,83 @@ class SegmentBody(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     first_seq: int
     last_seq: int
     records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One row of the journal: a tenant's part of one batch."""
+
+    tenant_id: TenantId
+    first_seq: int
+    last_seq: int
+    epoch: int
+    body: bytes
+    prev_hash: bytes
+    hash: bytes
+
+
+_COMPRESSION_LEVEL: Final = 1
+"""Level 3 costs twice the time for 4 % fewer bytes on records of bank transactions."""
+
+_BODY_BYTES_MAX: Final = 1 << 30
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(SegmentBody)
+_compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
+_decompressor = zstandard.ZstdDecompressor()
+
+
+def seal_segment(
+    tenant_id: TenantId, epoch: int, records: Sequence[Record], prev_hash: bytes
+) -> Segment:
+    """The segment of records with dense sequences, chained to the one whose hash is given."""
+    first_seq, last_seq = records[0].seq, records[-1].seq
+    assert last_seq - first_seq + 1 == len(records)
+    content = SegmentBody(
+        tenant_id=tenant_id,
+        epoch=epoch,
+        first_seq=first_seq,
+        last_seq=last_seq,
+        records=tuple(records),
+    )
+    body = _compressor.compress(_encoder.encode(content))
+    return Segment(
+        tenant_id=tenant_id,
+        first_seq=first_seq,
+        last_seq=last_seq,
+        epoch=epoch,
+        body=body,
+        prev_hash=prev_hash,
+        hash=chained_hash(prev_hash, body),
+    )
+
+
+def chained_hash(prev_hash: bytes, body: bytes) -> bytes:
+    """`sha256(prev_hash || body)`, as Postgres computes it too."""
+    return hashlib.sha256(prev_hash + body).digest()
+
+
+def decode_body(body: bytes) -> SegmentBody:
+    """What `seal_segment` encoded; raises ValueError on bytes that are no body of format 1."""
+    try:
+        return _decoder.decode(_decompressor.decompress(body, max_output_size=_BODY_BYTES_MAX))
+    except (zstandard.ZstdError, msgspec.MsgspecError) as error:
+        raise ValueError(f"no journal body of format {FORMAT}: {error}") from error
+
+
+_SEGMENT_OF_SEQ: Final = """
+SELECT body FROM journal
+WHERE tenant_id = %s AND first_seq <= %s ORDER BY first_seq DESC LIMIT 1
+"""
+
+
+async def read_record(
+    connection: psycopg.AsyncConnection[Any], tenant_id: TenantId, seq: int
+) -> Record:
+    """The record at a sequence that is known to be committed; raises LookupError otherwise."""
+    cursor = await connection.execute(_SEGMENT_OF_SEQ, (tenant_id, seq))
+    row = await cursor.fetchone()
+    if row is not None:
+        content = decode_body(bytes(row[0]))
+        if content.first_seq <= seq <= content.last_seq:
+            return content.records[seq - content.first_seq]
+    raise LookupError(f"the journal of tenant {tenant_id} has no sequence {seq}")

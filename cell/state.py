@@ -1,11 +1,11 @@
-"""What the sequencer knows of the ledgers: a bounded cache between batches, a working set within one.
+"""What the sequencer knows of the ledgers: a bounded cache, and the working set of a batch.
 
 The cache holds committed rows only and is authoritative only while the guard holds; whoever finds
-the guard broken or a commit's outcome unknown clears it. A batch's working set is complete: whatever
-its commands may ask for was put there beforehand, an unknown object as None.
+the guard broken or a commit's outcome unknown clears it. A batch's working set is complete:
+whatever its commands may ask for was put there beforehand, an unknown object as None.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -111,7 +111,10 @@ class WorkingSet:
         row: LedgerTransaction | LedgerAccount,
         external_id: str,
     ) -> None:
-        holders.setdefault((row.tenant_id, external_id), {})[row.ledger_id] = row.id
+        held = holders.get((row.tenant_id, external_id))
+        # Holders that no command asked for stay unread: a part of them would pass for the whole.
+        if held is not None:
+            held[row.ledger_id] = row.id
 
     @staticmethod
     def _release(
@@ -217,11 +220,3 @@ class LedgerCache:
 
     def __len__(self) -> int:
         return len(self._accounts)
-
-
-def rows_by_type(rows: Iterable[Row]) -> dict[type[Row], list[Row]]:
-    """Rows grouped as the store writes them."""
-    grouped: dict[type[Row], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(type(row), []).append(row)
-    return grouped

@@ -32,7 +32,7 @@ CREATE TABLE tenant_heads (
 CREATE TABLE api_keys (
     tenant_id uuid NOT NULL,
     id uuid NOT NULL,
-    secret_sha256 bytea NOT NULL CHECK (octet_length(secret_sha256) = 32),
+    secret_sha256 text COLLATE "C" NOT NULL CHECK (secret_sha256 ~ '^[0-9a-f]{64}$'),
     created_at_us bigint NOT NULL,
     revoked_at_us bigint,
     seq bigint NOT NULL,
