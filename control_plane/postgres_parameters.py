@@ -30,6 +30,7 @@ OWNED_PARAMETERS: Mapping[str, str] = MappingProxyType(
         "unix_socket_group": _PROVIDER,
         "unix_socket_permissions": _PROVIDER,
         "bonjour": _PROVIDER,
+        "cluster_name": "it is the cell's name",
         "ssl": _PROVIDER,
         "password_encryption": "the platform's roles log in by scram-sha-256",
         "hba_file": _NO_FILES,

@@ -7,20 +7,11 @@ consequence; the ranges are in the reader.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cell.tables import TENANT_TABLES
 from control_plane.index_expression import Token, canonical_expression
 from control_plane.routing import CellName
 
-TABLES = (
-    "api_keys",
-    "ledgers",
-    "ledger_accounts",
-    "ledger_account_balances",
-    "ledger_transactions",
-    "ledger_entries",
-    "idempotency_keys",
-    "journal",
-    "tenant_heads",
-)
+TABLES = (*TENANT_TABLES, "tenant_heads")
 """The tables of a cell that `vacuum` and `indexes` may name."""
 
 

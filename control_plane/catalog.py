@@ -1,0 +1,382 @@
+"""The catalog: tenants, placements, keys and cells in the control plane's own Postgres.
+
+Rows become frozen values here and nowhere else. A change that routers must learn (a placement, a
+cell's address) raises the routing version in the same database transaction; every change by a
+person leaves an audit row in it. The catalog decides nothing and calls no cell.
+
+Raises CatalogUnavailable when the database cannot be reached in time; nothing is retried here.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, LiteralString, Self
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import class_row, dict_row, kwargs_row
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from control_plane.errors import CatalogUnavailable, NotFound, PlacementChanged
+from control_plane.routing import (
+    CellAddress,
+    CellName,
+    Epoch,
+    OrganizationId,
+    Placement,
+    RoutingTable,
+)
+
+CONNECTIONS_MIN = 1
+CONNECTIONS_MAX = 8
+WAITING_MAX = 256
+CONNECT_S_MAX = 5
+CONNECTION_WAIT_S_MAX = 5.0
+RECONNECT_S_MAX = 60.0
+STATEMENT_MS_MAX = 5_000
+LOCK_MS_MAX = 2_000
+
+Connection = AsyncConnection[dict[str, Any]]
+
+
+class TenantState(StrEnum):
+    PROVISIONING = "provisioning"
+    """Its creation began and has not been completed; no router knows it."""
+    ACTIVE = "active"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    organization_id: UUID
+    slug: str
+    state: TenantState
+    first_cell: CellName
+    """Where its creation began; its home is `cell`, once it has one."""
+    created_at: datetime
+    cell: CellName | None
+    """The placement's; None while provisioning."""
+    epoch: Epoch | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    organization_id: UUID
+    key_id: UUID
+    created_at: datetime
+    confirmed_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord:
+    name: CellName
+    zone: str
+    api_address: str
+    accepts_tenants: bool
+    tenants: int
+    """Placed there or being created there."""
+
+
+class Catalog:
+    """One pool of connections to the catalog's database."""
+
+    def __init__(self, dsn: str) -> None:
+        options = f"-c statement_timeout={STATEMENT_MS_MAX} -c lock_timeout={LOCK_MS_MAX}"
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            make_conninfo(dsn, options=options, connect_timeout=CONNECT_S_MAX),
+            kwargs={"row_factory": dict_row},
+            min_size=CONNECTIONS_MIN,
+            max_size=CONNECTIONS_MAX,
+            max_waiting=WAITING_MAX,
+            timeout=CONNECTION_WAIT_S_MAX,
+            reconnect_timeout=RECONNECT_S_MAX,
+            # A connection that died while idle would fail the first request after a restart.
+            check=AsyncConnectionPool.check_connection,
+            open=False,
+            name="catalog",
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close(timeout=CONNECTION_WAIT_S_MAX)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection in a database transaction, committed at the end of the block."""
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except PoolTimeout as exc:
+            raise CatalogUnavailable("no connection to the catalog in time") from exc
+        except psycopg.OperationalError as exc:
+            raise CatalogUnavailable(f"the catalog does not answer: {exc}") from exc
+
+    # Routing ------------------------------------------------------------------------------------
+
+    ROUTING_VERSION: LiteralString = "SELECT version FROM routing_version"
+
+    async def routing_version(self) -> int:
+        async with self.transaction() as tx:
+            row = await (await tx.execute(self.ROUTING_VERSION)).fetchone()
+        assert row is not None
+        return int(row["version"])
+
+    # One statement, so that the version and what it counts are of one snapshot.
+    ROUTING_TABLE: LiteralString = """
+    SELECT version,
+        (SELECT coalesce(jsonb_object_agg(name, api_address), '{}') FROM cells) AS cells,
+        (SELECT coalesce(jsonb_object_agg(organization_id, jsonb_build_array(cell, epoch)), '{}')
+         FROM placements) AS placements
+    FROM routing_version
+    """
+
+    async def routing_table(self) -> RoutingTable:
+        async with self.transaction() as tx:
+            row = await (await tx.execute(self.ROUTING_TABLE)).fetchone()
+        assert row is not None
+        return RoutingTable(
+            version=row["version"],
+            cells={
+                CellName(name): CellAddress(address=address)
+                for name, address in sorted(row["cells"].items())
+            },
+            tenants={
+                OrganizationId(tenant): Placement(cell=CellName(cell), epoch=Epoch(epoch))
+                for tenant, (cell, epoch) in sorted(row["placements"].items())
+            },
+        )
+
+    RAISE_VERSION: LiteralString = "UPDATE routing_version SET version = version + 1"
+
+    # Cells --------------------------------------------------------------------------------------
+
+    # An unchanged row is not written, so that `changed` names the addresses routers must learn.
+    ENSURE_CELL: LiteralString = """
+    WITH before AS (SELECT api_address FROM cells WHERE name = %(name)s)
+    INSERT INTO cells (name, zone, api_address, accepts_tenants)
+    VALUES (%(name)s, %(zone)s, %(api_address)s, %(accepts_tenants)s)
+    ON CONFLICT (name) DO UPDATE
+    SET zone = excluded.zone, api_address = excluded.api_address,
+        accepts_tenants = excluded.accepts_tenants
+    RETURNING api_address IS DISTINCT FROM (SELECT api_address FROM before) AS changed
+    """
+    # A cell that is gone from the configuration keeps its row while tenants live there.
+    CLOSE_ABSENT_CELLS: LiteralString = """
+    UPDATE cells SET accepts_tenants = false WHERE name <> ALL(%s) AND accepts_tenants
+    """
+    REMOVE_EMPTY_CELLS: LiteralString = """
+    DELETE FROM cells c WHERE name <> ALL(%s)
+    AND NOT EXISTS (SELECT 1 FROM placements p WHERE p.cell = c.name)
+    AND NOT EXISTS (SELECT 1 FROM tenants t WHERE t.first_cell = c.name)
+    """
+
+    async def ensure_cells(self, cells: Sequence[Mapping[str, object]]) -> bool:
+        """Makes the catalog's cells those configured; says whether routers must learn of it.
+
+        cells: name, zone, api_address, accepts_tenants of each.
+        """
+        names = [cell["name"] for cell in cells]
+        async with self.transaction() as tx:
+            changed = False
+            for cell in cells:
+                row = await (await tx.execute(self.ENSURE_CELL, cell)).fetchone()
+                assert row is not None
+                changed |= row["changed"]
+            await tx.execute(self.CLOSE_ABSENT_CELLS, (names,))
+            await tx.execute(self.CLOSE_ABSENT_CELLS, (names,))
+            changed |= (await tx.execute(self.REMOVE_EMPTY_CELLS, (names,))).rowcount > 0
+            if changed:
+                await tx.execute(self.RAISE_VERSION)
+        return changed
+
+    CELLS: LiteralString = """
+    SELECT name, zone, api_address, accepts_tenants,
+        (SELECT count(*) FROM tenants t LEFT JOIN placements p USING (organization_id)
+         WHERE coalesce(p.cell, t.first_cell) = c.name)::int AS tenants
+    FROM cells c ORDER BY name
+    """
+
+    async def cells(self) -> list[CellRecord]:
+        async with self.transaction() as tx:
+            cursor = tx.cursor(row_factory=class_row(CellRecord))
+            return await (await cursor.execute(self.CELLS)).fetchall()
+
+    RECORD_OBSERVATION: LiteralString = """
+    UPDATE cells SET observed = %s, observed_at = now() WHERE name = %s
+    """
+
+    async def record_observation(self, cell: CellName, observed: Mapping[str, object]) -> None:
+        async with self.transaction() as tx:
+            await tx.execute(self.RECORD_OBSERVATION, (Jsonb(dict(observed)), cell))
+
+    # Tenants ------------------------------------------------------------------------------------
+
+    BEGIN_TENANT: LiteralString = """
+    INSERT INTO tenants (organization_id, slug, state, first_cell, attempt)
+    VALUES (%(organization_id)s, %(slug)s, 'provisioning', %(cell)s, %(attempt)s)
+    ON CONFLICT (slug) DO UPDATE SET attempt = excluded.attempt
+    WHERE tenants.state = 'provisioning'
+    """
+
+    async def begin_tenant(
+        self, slug: str, *, organization_id: UUID, cell: CellName, attempt: UUID
+    ) -> Tenant:
+        """The tenant's row, made now or found; `attempt` may complete it while it is provisioning.
+
+        A row that was found keeps its organization id and cell, whatever is given here.
+        """
+        values = {
+            "organization_id": organization_id,
+            "slug": slug,
+            "cell": cell,
+            "attempt": attempt,
+        }
+        async with self.transaction() as tx:
+            await tx.execute(self.BEGIN_TENANT, values)
+            tenant = await _tenant(tx, slug)
+        assert tenant is not None
+        return tenant
+
+    ACTIVATE_TENANT: LiteralString = """
+    UPDATE tenants SET state = 'active'
+    WHERE organization_id = %s AND state = 'provisioning' AND attempt = %s
+    """
+    PLACE_TENANT: LiteralString = """
+    INSERT INTO placements (organization_id, cell, epoch) VALUES (%s, %s, %s)
+    """
+
+    async def complete_tenant(
+        self, tenant: Tenant, *, attempt: UUID, epoch: Epoch, key_id: UUID, actor: str
+    ) -> bool:
+        """Active, placed, its key confirmed and the routing version raised, or nothing of it.
+
+        Returns False if another attempt took the creation over.
+        """
+        async with self.transaction() as tx:
+            activated = await tx.execute(self.ACTIVATE_TENANT, (tenant.organization_id, attempt))
+            if activated.rowcount == 0:
+                return False
+            await tx.execute(self.PLACE_TENANT, (tenant.organization_id, tenant.first_cell, epoch))
+            await tx.execute(self.CONFIRM_KEY, (tenant.organization_id, key_id))
+            await tx.execute(self.RAISE_VERSION)
+            await _audit(tx, actor, "tenant.create", tenant.slug, {"cell": tenant.first_cell})
+        return True
+
+    async def tenant(self, slug: str) -> Tenant:
+        """Raises NotFound."""
+        async with self.transaction() as tx:
+            found = await _tenant(tx, slug)
+        if found is None:
+            raise NotFound(f"there is no tenant {slug!r}", parameter="tenant")
+        return found
+
+    async def tenants(self) -> list[Tenant]:
+        async with self.transaction() as tx:
+            cursor = tx.cursor(row_factory=kwargs_row(_to_tenant))
+            return await (await cursor.execute(TENANTS)).fetchall()
+
+    CHANGE_PLACEMENT: LiteralString = """
+    UPDATE placements SET cell = %(to_cell)s, epoch = %(to_epoch)s, changed_at = now()
+    WHERE organization_id = %(tenant)s AND cell = %(cell)s AND epoch = %(epoch)s
+    """
+
+    async def change_placement(
+        self, organization_id: UUID, *, expected: Placement, wanted: Placement, actor: str
+    ) -> None:
+        """Compare-and-set of a placement; raises PlacementChanged if it is not `expected`."""
+        assert wanted.epoch > expected.epoch, "an epoch only grows"
+        values = {
+            "tenant": organization_id,
+            "cell": expected.cell,
+            "epoch": expected.epoch,
+            "to_cell": wanted.cell,
+            "to_epoch": wanted.epoch,
+        }
+        async with self.transaction() as tx:
+            if (await tx.execute(self.CHANGE_PLACEMENT, values)).rowcount == 0:
+                raise PlacementChanged(
+                    f"tenant {organization_id} is not on {expected.cell} at epoch {expected.epoch}"
+                )
+            await tx.execute(self.RAISE_VERSION)
+            detail = {"cell": wanted.cell, "epoch": wanted.epoch}
+            await _audit(tx, actor, "placement.change", str(organization_id), detail)
+
+    # Keys ---------------------------------------------------------------------------------------
+
+    ADD_KEY: LiteralString = """
+    INSERT INTO api_keys (organization_id, key_id, sha256) VALUES (%s, %s, %s)
+    """
+
+    async def add_key(self, organization_id: UUID, key_id: UUID, sha256: bytes) -> None:
+        """Records a key before its cell learns it, so that none exists that is not listed."""
+        async with self.transaction() as tx:
+            await tx.execute(self.ADD_KEY, (organization_id, key_id, sha256))
+
+    CONFIRM_KEY: LiteralString = """
+    UPDATE api_keys SET confirmed_at = now() WHERE organization_id = %s AND key_id = %s
+    """
+
+    async def confirm_key(self, tenant: Tenant, key_id: UUID, *, actor: str) -> None:
+        async with self.transaction() as tx:
+            await tx.execute(self.CONFIRM_KEY, (tenant.organization_id, key_id))
+            await _audit(tx, actor, "key.create", tenant.slug, {"key_id": str(key_id)})
+
+    REVOKE_KEY: LiteralString = """
+    UPDATE api_keys SET revoked_at = now()
+    WHERE organization_id = %s AND key_id = %s AND revoked_at IS NULL
+    """
+
+    async def revoke_key(self, tenant: Tenant, key_id: UUID, *, actor: str) -> None:
+        """Records a revocation that the cell has done already; safe to repeat."""
+        async with self.transaction() as tx:
+            revoked = await tx.execute(self.REVOKE_KEY, (tenant.organization_id, key_id))
+            if revoked.rowcount:
+                await _audit(tx, actor, "key.revoke", tenant.slug, {"key_id": str(key_id)})
+
+    KEYS: LiteralString = """
+    SELECT organization_id, key_id, created_at, confirmed_at, revoked_at
+    FROM api_keys WHERE organization_id = %s ORDER BY created_at, key_id
+    """
+
+    async def keys(self, organization_id: UUID) -> list[ApiKey]:
+        async with self.transaction() as tx:
+            cursor = tx.cursor(row_factory=class_row(ApiKey))
+            return await (await cursor.execute(self.KEYS, (organization_id,))).fetchall()
+
+
+AUDIT: LiteralString = """
+INSERT INTO audit (actor, action, subject, detail) VALUES (%s, %s, %s, %s)
+"""
+
+
+async def _audit(
+    tx: Connection, actor: str, action: str, subject: str, detail: Mapping[str, object]
+) -> None:
+    await tx.execute(AUDIT, (actor, action, subject, Jsonb(dict(detail))))
+
+
+TENANTS: LiteralString = """
+SELECT organization_id, slug, state, first_cell, created_at, cell, epoch
+FROM tenants LEFT JOIN placements USING (organization_id) ORDER BY slug
+"""
+TENANT: LiteralString = """
+SELECT organization_id, slug, state, first_cell, created_at, cell, epoch
+FROM tenants LEFT JOIN placements USING (organization_id) WHERE slug = %s
+"""
+
+
+async def _tenant(tx: Connection, slug: str) -> Tenant | None:
+    cursor = tx.cursor(row_factory=kwargs_row(_to_tenant))
+    return await (await cursor.execute(TENANT, (slug,))).fetchone()
+
+
+def _to_tenant(*, state: str, **columns: Any) -> Tenant:
+    return Tenant(state=TenantState(state), **columns)
