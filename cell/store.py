@@ -1,0 +1,374 @@
+"""The sequencer's seam to Postgres: load what a batch needs, commit what it changed.
+
+Two connections of the writer role, direct, never through a pooler: one writes batches, the other
+prefetches for the next batch while one is being written. READ COMMITTED, always. A commit is one
+database transaction: guard, journal segments, idempotency keys, rows.
+
+Outcomes of `commit` other than success, all of which leave nothing of the batch behind unless said:
+`WriterFenced`, `HeadsChanged`, `KeysTaken`, `BatchRefused`, and `OutcomeLost`: the connection broke
+and the batch may or may not be committed; `reopen` and compare heads to know.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from cell.errors import CellError, WriterFenced
+from cell.journal import FORMAT, Segment
+from cell.ledger.model import Row, TenantId
+from cell.rows import COPY_OPTIONS, TABLE_OF, as_array, as_csv, read_as_model
+from cell.schema import require_schema
+from cell.tables import ROW_TABLES
+
+COPY_ROWS_MIN: Final = 48
+"""From here on COPY beats INSERT … SELECT FROM unnest, which needs no round trip of its own."""
+
+CONNECT_TIMEOUT_S: Final = 3
+STATEMENT_TIMEOUT_MS: Final = 20_000
+"""A statement of a batch takes milliseconds; one that hangs must not hold the cell for ever."""
+
+GUARD_WRITER: Final = "CL001"
+GUARD_HEADS: Final = "CL002"
+
+
+class HeadsChanged(CellError):
+    """A tenant of the batch is not owned here at the epoch and position expected."""
+
+
+class KeysTaken(CellError):
+    """An idempotency key of the batch has been used before."""
+
+
+class BatchRefused(CellError):
+    """The database refuses a row of the batch (a constraint, a value it cannot hold)."""
+
+
+class BatchFailed(CellError):
+    """The database could not take the batch (disk full, a timeout); it was rolled back."""
+
+
+class OutcomeLost(CellError):
+    """The connection broke while the batch was being written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A tenant's row of `tenant_heads`."""
+
+    tenant_id: TenantId
+    state: str
+    epoch: int
+    last_seq: int
+    last_hash: bytes
+    last_at_us: int
+    moved_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """An idempotency key with the sequence of its effect."""
+
+    tenant_id: TenantId
+    digest: str
+    at_us: int
+    seq: int
+
+
+@dataclass(slots=True, kw_only=True)
+class BatchWrite:
+    """All that one database transaction writes."""
+
+    heads: list[tuple[Head, Head]] = field(default_factory=list)
+    """Of each tenant: as expected, as it will be."""
+    segments: list[Segment] = field(default_factory=list)
+    inserted: dict[type[Row], dict[str, Row]] = field(default_factory=dict)
+    """By table, then id: rows that are new, in their last state."""
+    updated: dict[type[Row], dict[str, Row]] = field(default_factory=dict)
+    keys: list[KeyUse] = field(default_factory=list)
+    expired_keys: list[tuple[TenantId, str]] = field(default_factory=list)
+    """Idempotency keys past their time that this batch uses anew."""
+
+
+_GUARD: Final = """
+SELECT guard_batch(%s, %s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[], %b::bytea[],
+    %s::bigint[])
+"""
+_TAKE_WRITER: Final = """
+UPDATE cell_head SET writer_epoch = writer_epoch + 1 RETURNING writer_epoch
+"""
+_KEEP_WRITER: Final = """
+UPDATE cell_head SET writer_epoch = writer_epoch + 1 WHERE writer_epoch = %s
+RETURNING writer_epoch
+"""
+_INSERT_SEGMENTS: Final = """
+INSERT INTO journal
+    (tenant_id, first_seq, last_seq, epoch, format, body, prev_hash, hash)
+SELECT t, f, l, e, %s, b, p, h
+FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[], %b::bytea[], %b::bytea[],
+    %b::bytea[]) AS s (t, f, l, e, b, p, h)
+"""
+_INSERT_KEYS: Final = """
+INSERT INTO idempotency_keys (tenant_id, digest, created_at_us, seq)
+SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bigint[])
+"""
+_COPY_KEYS: Final = "COPY idempotency_keys (tenant_id, digest, created_at_us, seq) FROM STDIN"
+_DELETE_KEYS: Final = """
+DELETE FROM idempotency_keys k USING unnest(%s::uuid[], %s::uuid[]) AS e (tenant_id, digest)
+WHERE k.tenant_id = e.tenant_id AND k.digest = e.digest
+"""
+_HEADS: Final = """
+SELECT tenant_id, state, epoch, last_seq, last_hash, last_at_us, moved_to
+FROM tenant_heads WHERE tenant_id = ANY(%s::uuid[])
+"""
+_KEY_USES: Final = """
+SELECT k.tenant_id, k.digest, k.created_at_us, k.seq
+FROM unnest(%s::uuid[], %s::uuid[]) AS q (tenant_id, digest)
+JOIN idempotency_keys k ON k.tenant_id = q.tenant_id AND k.digest = q.digest
+"""
+_EXPIRE_KEYS: Final = """
+DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM idempotency_keys WHERE created_at_us < %s LIMIT %s))
+"""
+
+
+def _statement(template: LiteralString, **names: str) -> sql.Composed:
+    return sql.SQL(template).format(**{k: sql.Identifier(v) for k, v in names.items()})
+
+
+def _update_statement(table: str, key: str, columns: Sequence[str]) -> sql.Composed:
+    changed = [column for column in columns if column not in ("tenant_id", key)]
+    return sql.SQL(
+        "UPDATE {table} AS t SET ({columns}) = ROW ({values}) FROM unnest(%s::{table}[]) AS v "
+        "WHERE t.tenant_id = v.tenant_id AND t.{key} = v.{key}"
+    ).format(
+        table=sql.Identifier(table),
+        key=sql.Identifier(key),
+        columns=sql.SQL(", ").join(sql.Identifier(column) for column in changed),
+        values=sql.SQL(", ").join(sql.Identifier("v", column) for column in changed),
+    )
+
+
+_COPY: Final = {
+    t.row: _statement("COPY {table} FROM STDIN ", table=t.name) + sql.SQL(COPY_OPTIONS)
+    for t in ROW_TABLES
+}
+_INSERT: Final = {
+    t.row: _statement("INSERT INTO {table} SELECT * FROM unnest(%s::{table}[])", table=t.name)
+    for t in ROW_TABLES
+}
+_UPDATE: Final = {t.row: _update_statement(t.name, t.key, t.columns) for t in ROW_TABLES}
+
+
+class Store:
+    """The writer's two connections; one task uses each at a time."""
+
+    def __init__(self, writer_dsn: str) -> None:
+        self._dsn = make_conninfo(
+            writer_dsn,
+            application_name="cloister-sequencer",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+        )
+        self._writer: psycopg.AsyncConnection[Any] | None = None
+        self._prefetcher: psycopg.AsyncConnection[Any] | None = None
+        self.writer_epoch = 0
+
+    async def open(self) -> None:
+        """Connect and become the writer: any sequencer before is fenced from here on."""
+        await self._connect()
+        self.writer_epoch = await self._raise_epoch(_TAKE_WRITER, ())
+
+    async def reopen(self) -> None:
+        """Connect again after a loss and stay the writer.
+
+        Raising the epoch waits for the row lock of a batch that is still being committed by the
+        lost connection's backend, so that the heads read afterwards are final. Raises WriterFenced
+        when another sequencer took over meanwhile, OperationalError while Postgres is away.
+        """
+        await self.close()
+        await self._connect()
+        self.writer_epoch = await self._raise_epoch(_KEEP_WRITER, (self.writer_epoch,))
+
+    async def close(self) -> None:
+        for connection in (self._writer, self._prefetcher):
+            if connection is not None:
+                await connection.close()
+        self._writer = self._prefetcher = None
+
+    async def _connect(self) -> None:
+        self._writer = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
+        self._prefetcher = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
+        read_as_model(self._prefetcher)
+        await require_schema(self._prefetcher)
+
+    async def _raise_epoch(self, statement: LiteralString, parameters: tuple[int, ...]) -> int:
+        assert self._writer is not None
+        row = await (await self._writer.execute(statement, parameters)).fetchone()
+        if row is None:
+            raise WriterFenced(f"writer epoch {self.writer_epoch} is over: another one took over")
+        return int(row[0])
+
+    @property
+    def prefetcher(self) -> psycopg.AsyncConnection[Any]:
+        """For reads of the sequencer only."""
+        if self._prefetcher is None:
+            raise psycopg.OperationalError("the sequencer is not connected")
+        return self._prefetcher
+
+    async def heads(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Head]:
+        cursor = await self.prefetcher.execute(_HEADS, (list(tenant_ids),), prepare=True)
+        found = await cursor.fetchall()
+        return {
+            row[0]: Head(
+                tenant_id=row[0],
+                state=row[1],
+                epoch=row[2],
+                last_seq=row[3],
+                last_hash=bytes(row[4]),
+                last_at_us=row[5],
+                moved_to=row[6],
+            )
+            for row in found
+        }
+
+    async def key_uses(self, keys: Sequence[tuple[TenantId, str]]) -> list[KeyUse]:
+        """Those of the (tenant, digest) pairs that were used before."""
+        tenants, digests = [key[0] for key in keys], [key[1] for key in keys]
+        cursor = await self.prefetcher.execute(_KEY_USES, (tenants, digests), prepare=True)
+        found = await cursor.fetchall()
+        return [KeyUse(tenant_id=t, digest=d, at_us=at, seq=s) for t, d, at, s in found]
+
+    async def expire_keys(self, before_us: int, rows_max: int) -> int:
+        """Delete at most `rows_max` idempotency keys older than `before_us`; how many it were."""
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+            return (await connection.execute(_EXPIRE_KEYS, (before_us, rows_max))).rowcount
+
+    async def commit(self, batch: BatchWrite) -> None:
+        """Write the batch in one database transaction, or raise as the module says."""
+        if self._writer is None:
+            raise OutcomeLost("the sequencer is not connected")
+        try:
+            await self._write(self._writer, batch)
+        except psycopg.Error as error:
+            raise await self._translated(self._writer, error) from error
+
+    async def _write(self, writer: psycopg.AsyncConnection[Any], batch: BatchWrite) -> None:
+        copied = {
+            row_type: rows
+            for row_type, rows in batch.inserted.items()
+            if len(rows) >= COPY_ROWS_MIN
+        }
+        copies_keys = len(batch.keys) >= COPY_ROWS_MIN
+        # Everything that needs no COPY goes in one round trip, the guard first and, unless
+        # something is left to copy, the COMMIT last.
+        async with writer.pipeline():
+            await writer.execute("BEGIN ISOLATION LEVEL READ COMMITTED", prepare=True)
+            await self._guard(writer, batch.heads)
+            await _insert_segments(writer, batch.segments)
+            await _delete_keys(writer, batch.expired_keys)
+            if not copies_keys:
+                await _insert_keys(writer, batch.keys)
+            for row_type, rows in batch.inserted.items():
+                if row_type not in copied:
+                    array = as_array(list(rows.values()), TABLE_OF[row_type])
+                    await writer.execute(_INSERT[row_type], (array,), prepare=True)
+            for row_type, rows in batch.updated.items():
+                array = as_array(list(rows.values()), TABLE_OF[row_type])
+                await writer.execute(_UPDATE[row_type], (array,), prepare=True)
+            if not copied and not copies_keys:
+                await writer.execute("COMMIT", prepare=True)
+        if copied or copies_keys:
+            await _copy(writer, copied, batch.keys if copies_keys else [])
+            await writer.execute("COMMIT", prepare=True)
+
+    async def _guard(
+        self, writer: psycopg.AsyncConnection[Any], heads: Sequence[tuple[Head, Head]]
+    ) -> None:
+        parameters = (
+            self.writer_epoch,
+            [before.tenant_id for before, _ in heads],
+            [before.epoch for before, _ in heads],
+            [before.last_seq for before, _ in heads],
+            [after.last_seq for _, after in heads],
+            [after.last_hash for _, after in heads],
+            [after.last_at_us for _, after in heads],
+        )
+        await writer.execute(_GUARD, parameters, prepare=True)
+
+    async def _translated(
+        self, writer: psycopg.AsyncConnection[Any], error: psycopg.Error
+    ) -> CellError:
+        """The error by meaning; leaves the connection outside any database transaction."""
+        if writer.closed or writer.broken:
+            return OutcomeLost(str(error))
+        try:
+            await writer.rollback()
+        except psycopg.Error:
+            return OutcomeLost(str(error))
+        if error.sqlstate == GUARD_WRITER:
+            return WriterFenced(str(error))
+        if error.sqlstate == GUARD_HEADS:
+            return HeadsChanged(str(error))
+        if error.diag.constraint_name == "idempotency_keys_pkey":
+            return KeysTaken(str(error))
+        if isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.ProgrammingError):
+            return BatchRefused(str(error))
+        return BatchFailed(str(error))
+
+
+async def _insert_segments(
+    writer: psycopg.AsyncConnection[Any], segments: Sequence[Segment]
+) -> None:
+    if not segments:
+        return
+    parameters = (
+        FORMAT,
+        [segment.tenant_id for segment in segments],
+        [segment.first_seq for segment in segments],
+        [segment.last_seq for segment in segments],
+        [segment.epoch for segment in segments],
+        [segment.body for segment in segments],
+        [segment.prev_hash for segment in segments],
+        [segment.hash for segment in segments],
+    )
+    await writer.execute(_INSERT_SEGMENTS, parameters, prepare=True)
+
+
+async def _insert_keys(writer: psycopg.AsyncConnection[Any], keys: Sequence[KeyUse]) -> None:
+    if not keys:
+        return
+    parameters = (
+        [key.tenant_id for key in keys],
+        [key.digest for key in keys],
+        [key.at_us for key in keys],
+        [key.seq for key in keys],
+    )
+    await writer.execute(_INSERT_KEYS, parameters, prepare=True)
+
+
+async def _delete_keys(
+    writer: psycopg.AsyncConnection[Any], keys: Sequence[tuple[TenantId, str]]
+) -> None:
+    if keys:
+        parameters = ([key[0] for key in keys], [key[1] for key in keys])
+        await writer.execute(_DELETE_KEYS, parameters, prepare=True)
+
+
+async def _copy(
+    writer: psycopg.AsyncConnection[Any],
+    inserted: dict[type[Row], dict[str, Row]],
+    keys: Sequence[KeyUse],
+) -> None:
+    async with writer.cursor() as cursor:
+        for row_type, rows in inserted.items():
+            async with cursor.copy(_COPY[row_type]) as copy:
+                await copy.write(as_csv(list(rows.values()), TABLE_OF[row_type]))
+        if keys:
+            async with cursor.copy(_COPY_KEYS) as copy:
+                await copy.write(
+                    "".join(f"{k.tenant_id}\t{k.digest}\t{k.at_us}\t{k.seq}\n" for k in keys)
+                )
