@@ -1,0 +1,86 @@
+"""`python -m benchmarks [engine|api|router|all] [--quick]`.
+
+Progress goes to stderr, markdown to stdout; `out/NAME.json` and README.md's tables are written.
+A benchmark that cannot run here says why and the others go on; the exit status is 1 when one of
+those asked for gave wrong answers or could not start.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Protocol, cast
+
+import typer
+from rich.console import Console
+
+from benchmarks.errors import BenchmarkError, Skipped
+from benchmarks.report import Progress, Report, store
+from benchmarks.table import fill_readme, render, unmet
+from infra.errors import InfraError
+
+
+class Name(StrEnum):
+    ENGINE = "engine"
+    API = "api"
+    ROUTER = "router"
+    ALL = "all"
+
+
+class Benchmark(Protocol):
+    def __call__(self, progress: Progress, *, quick: bool) -> Report: ...
+
+
+console = Console(stderr=True, highlight=False)
+
+
+def main(
+    name: Annotated[Name, typer.Argument(help="Which benchmark to run.")] = Name.ALL,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Short smoke runs; README.md stays as it is.")
+    ] = False,
+) -> None:
+    """Measure Cloister beside its yardsticks and print the tables."""
+    names = [Name.ENGINE, Name.API, Name.ROUTER] if name is Name.ALL else [name]
+    reports: list[Report] = []
+    failed = False
+    for each in names:
+        try:
+            reports.append(run(each, quick))
+        except Skipped as reason:
+            console.print(f"{each} skipped: {reason}", style="yellow", markup=False)
+        except (BenchmarkError, InfraError) as error:
+            console.print(f"{each} failed: {error}", style="red", markup=False)
+            failed = True
+    publish(reports)
+    if failed:
+        raise typer.Exit(1)
+
+
+def run(name: Name, quick: bool) -> Report:
+    benchmark = cast(
+        Benchmark, getattr(importlib.import_module(f"benchmarks.{name}"), f"run_{name}")
+    )
+    with console.status(f"{name}: starting") as status:
+
+        def progress(sentence: str) -> None:
+            status.update(f"{name}: {sentence}")
+            if not console.is_terminal:
+                console.print(f"{name}: {sentence}")
+
+        return benchmark(progress, quick=quick)
+
+
+def publish(reports: Sequence[Report]) -> None:
+    for report in reports:
+        path = store(report)
+        sys.stdout.write(f"\n## {report.name}\n\n{render(report)}\n")
+        if not report.quick and not fill_readme(report):
+            console.print(f"[yellow]README.md has no place for {report.name}[/]")
+        console.print(f"{report.name}: {path}")
+    for check in unmet(reports):
+        console.print(f"[yellow]missed:[/] {check.what}: {check.value:.3g}, goal {check.goal:g}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

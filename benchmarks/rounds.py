@@ -1,0 +1,32 @@
+"""Interleaved rounds: A, B, C, A, B, C, … so that a slow minute of the machine hits all alike."""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+
+from benchmarks.percentiles import median
+from benchmarks.report import Progress
+
+Result = TypeVar("Result")
+
+ROUNDS: Final = 5
+ROUNDS_QUICK: Final = 1
+
+
+def interleave(
+    arms: Mapping[str, Callable[[], Result]], rounds: int, progress: Progress
+) -> dict[str, list[Result]]:
+    """Run every arm once per round, in the order given; every arm's results, in order of rounds."""
+    results: dict[str, list[Result]] = {name: [] for name in arms}
+    for number in range(1, rounds + 1):
+        for name, run in arms.items():
+            progress(f"round {number} of {rounds}: {name}")
+            gc.collect()
+            results[name].append(run())
+    return results
+
+
+def median_ratio(values: Sequence[float], yardstick: Sequence[float]) -> float:
+    """Ratio of the medians."""
+    base = median(yardstick)
+    return median(values) / base if base else 0.0

@@ -1,0 +1,278 @@
+"""The router beside HAProxy, in front of the same backend.
+
+HAProxy runs with one thread in http mode, connections kept alive on both sides, reused freely
+towards the backend. It is told to do nothing else; the router parses credentials, looks the tenant
+up and adds its headers all the same. Generator, proxy and backend share the machine's processors
+and nothing is pinned: with two processors, pinning would leave a proxy's rate to the neighbours on
+the other one. So each run also reports the proxy's own processor time per request, and how
+much of one processor it used: a rate below full use is limited by something else.
+"""
+
+import base64
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.errors import Wrong
+from benchmarks.http_load import Load, LoadResult, run_load
+from benchmarks.http_requests import Kind, OneOf, Part, Text, Unique, get, post
+from benchmarks.machine import examine_machine
+from benchmarks.percentiles import Latency, median
+from benchmarks.report import Cell, Check, Progress, Report, Table, now_utc
+from benchmarks.rounds import ROUNDS, ROUNDS_QUICK, interleave, median_ratio
+from benchmarks.routing_server import RoutingServer
+from benchmarks.server_process import Server, free_address, python_module
+
+CONNECTIONS: Final = 64
+LIGHT_CONNECTIONS: Final = 4
+"""Few enough that nothing saturates: latencies are then of the path, not of a queue."""
+SECONDS: Final = 4.0
+SECONDS_QUICK: Final = 0.7
+WARMUP_S: Final = 0.5
+TO_HAPROXY_MIN: Final = 0.6
+"""The goal: the router's requests per second relative to HAProxy's."""
+API_KEY: Final = "ck_" + "k" * 43
+ACCOUNTS: Final = 2_000
+BODY_HEAD: Final = (
+    '{"status":"posted","description":"Transfer between two accounts","ledger_entries":['
+    '{"ledger_account_id":"019aa1f2-8a5c-7c3e-9d4b-6f1e2d3c4b5a","direction":"debit","amount":1250},'
+    '{"ledger_account_id":"'
+)
+BODY_TAIL: Final = '","direction":"credit","amount":1250}]}'
+
+HAPROXY_CONFIGURATION: Final = """\
+global
+  nbthread 1
+  maxconn 4096
+defaults
+  mode http
+  option http-keep-alive
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+frontend front
+  bind {listen}
+  default_backend back
+backend back
+  http-reuse always
+  server backend {backend}
+"""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One load on one path."""
+
+    path: str
+    """direct, router or haproxy."""
+    kind: str
+    connections: int
+    rate: float
+    latency: Latency
+    proxy_us: float | None
+    """The proxy's processor time per request, in microseconds."""
+    proxy_cores: float | None
+    """How much of one processor the proxy used."""
+    generator_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to the backend: where requests go, and the proxy there, if any."""
+
+    address: str
+    proxy: Server | None
+
+
+def run_router(progress: Progress, *, quick: bool) -> Report:
+    """Measure the direct path, the router and HAProxy (where installed), interleaved."""
+    machine = examine_machine()
+    organization = str(uuid.uuid4())
+    seconds, rounds = (SECONDS_QUICK, ROUNDS_QUICK) if quick else (SECONDS, ROUNDS)
+    skipped = [] if shutil.which("haproxy") else ["no haproxy on PATH: no ratio to it"]
+    with running_ways(organization) as ways:
+        arms = {
+            f"{kind.name} {name} {connections}": partial(
+                measure, name, way, kind, connections, seconds
+            )
+            for connections in (CONNECTIONS, LIGHT_CONNECTIONS)
+            for kind in request_kinds(organization)
+            for name, way in ways.items()
+        }
+        runs = interleave(arms, rounds, progress)
+    return Report(
+        name="router",
+        quick=quick,
+        at=now_utc(),
+        machine=machine,
+        tables=[rate_table(runs), latency_table(runs)],
+        checks=checks(runs),
+        skipped=skipped,
+        runs=[msgspec.to_builtins(run) for results in runs.values() for run in results],
+    )
+
+
+@contextmanager
+def running_ways(organization: str) -> Iterator[dict[str, Way]]:
+    """The backend and everything in front of it, running."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-bench-")))
+        backend = Server(
+            "backend",
+            python_module("benchmarks.fast_backend", address := free_address()),
+            address=address,
+            directory=directory,
+        )
+        stack.enter_context(backend)
+        ways = {"direct": Way(address=backend.address, proxy=None)}
+        routing = stack.enter_context(RoutingServer(backend.address, [organization]))
+        router = stack.enter_context(router_server("router", directory, routing))
+        ways["router"] = Way(address=router.address, proxy=router)
+        if haproxy := shutil.which("haproxy"):
+            server = stack.enter_context(haproxy_server(haproxy, directory, backend.address))
+            ways["haproxy"] = Way(address=server.address, proxy=server)
+        yield ways
+
+
+def router_server(name: str, directory: Path, routing: RoutingServer) -> Server:
+    """A router as the platform starts it, in front of a fixed routing table."""
+    listen, operator = free_address(), free_address()
+    return Server(
+        name,
+        python_module("router"),
+        address=listen,
+        directory=directory,
+        environment={
+            "CLOISTER_ROUTER_LISTEN": listen,
+            "CLOISTER_ROUTER_OPERATOR_LISTEN": operator,
+            "CLOISTER_ROUTER_CONTROL_URL": routing.url,
+            "CLOISTER_ROUTER_TOKEN": routing.token,
+            "CLOISTER_ROUTER_TABLE_FILE": str(directory / f"{name}-table.json"),
+        },
+        health_url=f"http://{operator}/healthz",
+    )
+
+
+def haproxy_server(binary: str, directory: Path, backend: str) -> Server:
+    listen = free_address()
+    configuration = directory / "haproxy.cfg"
+    configuration.write_text(HAPROXY_CONFIGURATION.format(listen=listen, backend=backend))
+    command = [binary, "-f", str(configuration), "-db", "-q"]
+    return Server("haproxy", command, address=listen, directory=directory)
+
+
+def request_kinds(organization: str) -> list[Kind]:
+    """The requests a ledger gets: an account read, a transaction with two entries."""
+    accounts = [str(uuid.uuid4()) for _ in range(ACCOUNTS)]
+    credentials = base64.b64encode(f"{organization}:{API_KEY}".encode()).decode()
+    headers = {"host": "ledger.example", "authorization": f"Basic {credentials}"}
+    read = get("get", [Text("/api/ledger_accounts/"), OneOf(accounts)], headers)
+    sent: list[tuple[str, list[Part]]] = [(key, [Text(value)]) for key, value in headers.items()]
+    write = post(
+        "post",
+        "/api/ledger_transactions",
+        [*sent, ("idempotency-key", [Text("bench-"), Unique()])],
+        [Text(BODY_HEAD), OneOf(accounts), Text(BODY_TAIL)],
+    )
+    return [read, write]
+
+
+def measure(name: str, way: Way, kind: Kind, connections: int, seconds: float) -> Run:
+    """One closed loop. Raises Wrong on any answer but the expected one."""
+    before_s = way.proxy.cpu_s() if way.proxy else 0.0
+    result = run_load(
+        Load(
+            address=way.address,
+            kinds=[kind],
+            connections=connections,
+            seconds=seconds,
+            warmup_s=WARMUP_S,
+        )
+    )
+    require_success(result, f"{kind.name} by {name}")
+    proxy_us = None
+    if way.proxy is not None:
+        # Over the warm-up too, on both sides of the division.
+        answers = sum(sum(each.statuses.values()) for each in result.kinds)
+        proxy_us = (way.proxy.cpu_s() - before_s) / answers * 1e6
+    return Run(
+        path=name,
+        kind=kind.name,
+        connections=connections,
+        rate=result.rate,
+        latency=result.kinds[0].latency,
+        proxy_us=proxy_us,
+        proxy_cores=None if proxy_us is None else proxy_us * result.rate / 1e6,
+        generator_us=result.generator_us,
+    )
+
+
+def require_success(result: LoadResult, what: str) -> None:
+    if result.failures:
+        statuses = {kind.name: kind.statuses for kind in result.kinds}
+        raise Wrong(f"{what}: {result.failures} requests failed; statuses {statuses}")
+
+
+def rate_table(runs: Mapping[str, Sequence[Run]]) -> Table:
+    rows: list[Sequence[Cell]] = []
+    for results in runs.values():
+        first = results[0]
+        if first.connections != CONNECTIONS:
+            continue
+        haproxy = runs.get(f"{first.kind} haproxy {CONNECTIONS}", [])
+        rate = median(run.rate for run in results)
+        ratio = rate / median(run.rate for run in haproxy) if haproxy else None
+        cost = [run.proxy_us for run in results if run.proxy_us is not None]
+        cores = [run.proxy_cores for run in results if run.proxy_cores is not None]
+        proxy = (round(median(cost), 1), round(median(cores), 2)) if cost else (None, None)
+        rows.append(
+            (first.kind.upper(), first.path, round(rate), ratio and round(ratio, 2), *proxy)
+        )
+    return Table(
+        title=f"Requests per second, {CONNECTIONS} connections, closed loop",
+        columns=("request", "path", "requests/s", "to HAProxy", "proxy µs/request", "proxy cores"),
+        rows=rows,
+        notes=("One processor used fully is 1.0; a proxy below that waited for its neighbours.",),
+    )
+
+
+def latency_table(runs: Mapping[str, Sequence[Run]]) -> Table:
+    rows: list[Sequence[Cell]] = []
+    for results in runs.values():
+        first = results[0]
+        if first.connections != LIGHT_CONNECTIONS:
+            continue
+        direct = runs[f"{first.kind} direct {LIGHT_CONNECTIONS}"]
+        p50, p99 = medians(results)
+        direct_p50, direct_p99 = medians(direct)
+        added = (round(p50 - direct_p50, 3), round(p99 - direct_p99, 3))
+        rows.append((first.kind.upper(), first.path, round(p50, 3), round(p99, 3), *added))
+    return Table(
+        title=f"Latency in ms, {LIGHT_CONNECTIONS} connections",
+        columns=("request", "path", "p50", "p99", "p50 added", "p99 added"),
+        rows=rows,
+    )
+
+
+def medians(runs: Sequence[Run]) -> tuple[float, float]:
+    return median(run.latency.p50_ms for run in runs), median(run.latency.p99_ms for run in runs)
+
+
+def checks(runs: Mapping[str, Sequence[Run]]) -> list[Check]:
+    found: list[Check] = []
+    for kind in ("get", "post"):
+        haproxy = runs.get(f"{kind} haproxy {CONNECTIONS}")
+        if haproxy is None:
+            continue
+        router = runs[f"{kind} router {CONNECTIONS}"]
+        ratio = median_ratio([run.rate for run in router], [run.rate for run in haproxy])
+        what = f"router's {kind.upper()}s per second relative to HAProxy's"
+        found.append(Check(what=what, value=ratio, goal=TO_HAPROXY_MIN))
+    return found
