@@ -110,6 +110,8 @@ def parse_expression(text: str) -> tuple[Token, ...]:
         raise ExpressionInvalid("it is empty")
     if len(text) > EXPRESSION_CHARS_MAX:
         raise ExpressionInvalid(f"it is above {EXPRESSION_CHARS_MAX} characters")
+    if "--" in text or "/*" in text:
+        raise ExpressionInvalid("a comment cannot stand in it")
     tokens = []
     position = 0
     end = len(text.rstrip())

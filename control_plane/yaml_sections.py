@@ -185,6 +185,23 @@ class Section:
             return None
         return self.text(key, "") or None
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """One text or a list of texts; empty if the key is absent."""
+        node = self._values.get(key)
+        if not isinstance(node, yaml.SequenceNode):
+            return (self.text(key, ""),) if node is not None else ()
+        self._asked.append(key)
+        for item in node.value:
+            if not isinstance(item, yaml.ScalarNode) or item.tag != _STR:
+                self._unsound.add(key)
+                where = f"an item of {self.where}.{key}"
+                line = item.start_mark.line + 1
+                self.note(line, f"{where} is {_kind(item)}, and must be text", "quote it")
+        return tuple(item.value for item in node.value) if self.sound(key) else ()
+
+    def holds_mapping(self, key: str) -> bool:
+        return isinstance(self._values.get(key), yaml.MappingNode)
+
     def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
         value = self.text(key, default)
         known = list(choices)
