@@ -52,7 +52,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     checks: Sequence[Check]
     skipped: Sequence[str] = ()
     """What could not run here, and why."""
-    runs: Sequence[dict[str, Cell | dict[str, Cell]]] = ()
+    runs: Sequence[object] = ()
     """Every single run in order, as medians hide what happened."""
 
 

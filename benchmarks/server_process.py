@@ -13,7 +13,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -26,6 +28,7 @@ POLL_S: Final = 0.05
 PROBE_S_MAX: Final = 2.0
 LOG_TAIL_BYTES: Final = 2_000
 HOST: Final = "127.0.0.1"
+INHERITED: Final = ("PATH", "HOME", "TMPDIR", "CLOISTER_PG_BINDIR")
 
 
 class Server:
@@ -40,19 +43,24 @@ class Server:
         directory: Path,
         environment: Mapping[str, str] | None = None,
         health_url: str | None = None,
+        ready_s_max: float = READY_S_MAX,
     ) -> None:
         """`health_url` must answer 200 before the server counts as ready; else a connect will do.
 
-        The process sees only PATH, HOME and `environment`: nothing of the caller's leaks in.
+        The process sees INHERITED and `environment` only: nothing of the caller's leaks in.
         """
         self.name = name
         self.command = list(command)
         self.address = address
         self.log = directory / f"{name}.log"
         self.health_url = health_url
-        inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-        self.environment = inherited | {"PYTHONPATH": os.getcwd()} | dict(environment or {})
+        self.ready_s_max = ready_s_max
+        self.environment = self.base_environment() | dict(environment or {})
         self.process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def base_environment() -> dict[str, str]:
+        return {key: os.environ[key] for key in INHERITED if key in os.environ}
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
@@ -81,7 +89,7 @@ class Server:
 
     def await_ready(self) -> None:
         assert self.process is not None
-        deadline = time.monotonic() + READY_S_MAX
+        deadline = time.monotonic() + self.ready_s_max
         while not self.is_ready():
             status = self.process.poll()
             if status is not None or time.monotonic() > deadline:
@@ -128,6 +136,47 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a process, all its threads, from /proc."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process as /proc shows it."""
+
+    pid: int
+    parent: int
+    command: list[str]
+    cpu_s: float
+    """User and system time, its own and that of children it has waited for."""
+
+
+def process_tree(root: int) -> list[Process]:
+    """The process and all its descendants that live now."""
+    children: dict[int, list[Process]] = defaultdict(list)
+    found: list[Process] = []
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal() and (process := read_process(directory)) is not None:
+            children[process.parent].append(process)
+            if process.pid == root:
+                found.append(process)
+    for process in found:  # grows while it is walked
+        found.extend(children[process.pid])
+    return found
+
+
+def read_process(directory: Path) -> Process | None:
+    """None where the process has ended meanwhile."""
+    try:
+        fields = (directory / "stat").read_text().rpartition(")")[2].split()
+        command = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    ticks = sum(int(fields[index]) for index in (11, 12, 13, 14))
+    return Process(
+        pid=int(directory.name),
+        parent=int(fields[1]),
+        command=command,
+        cpu_s=ticks / os.sysconf("SC_CLK_TCK"),
+    )
 
 
 def accepts(address: str) -> bool:

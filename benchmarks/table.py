@@ -30,9 +30,10 @@ def describe(report: Report) -> str:
 
 def describe_machine(machine: Machine) -> str:
     return (
-        f"{machine.cores} cores of {machine.cpu}, {machine.memory_gib:g} GiB, Linux {machine.kernel},"
-        f" Python {machine.python}, {machine.postgres}; a flush takes {machine.flush_us:g} µs;"
-        f" load average before the run {machine.load_average:g}"
+        f"{machine.cores} cores of {machine.cpu}, {machine.memory_gib:g} GiB,"
+        f" Linux {machine.kernel}, Python {machine.python}, {machine.postgres};"
+        f" a flush takes {machine.flush_us:g} µs; load average before the run"
+        f" {machine.load_average:g}"
     )
 
 

@@ -1,0 +1,134 @@
+"""A whole platform for a benchmark: `cloister up` in a directory of its own, with one cell.
+
+One cell, because the machine's processors are few: a second, idle one would only add its Postgres'
+background work. Everything the platform needs (tokens, data, ports) lives below the directory.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from benchmarks.errors import NotReady
+from benchmarks.server_process import POLL_S, READY_S_MAX, Server, free_address, process_tree
+
+CELL: Final = "cell-a"
+TENANT: Final = "bench"
+CELLS_FILE: Final = f"""\
+cells:
+  {CELL}:
+    zone: local-1
+    accepts_tenants: true
+    postgres: {{shared_buffers: 512MB, max_connections: 40, parameters: {{max_wal_size: 8GB}}}}
+"""
+COMMAND_S_MAX: Final = 30.0
+PLATFORM_READY_S_MAX: Final = 90.0
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """What `cloister tenants create --json` prints."""
+
+    tenant: str
+    organization_id: str
+    api_key: str
+    cell: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """A running platform with one tenant."""
+
+    router: str
+    """host:port of the tenants' address."""
+    tenant: Tenant
+    server: Server
+    environment: Mapping[str, str]
+
+    def status(self) -> Mapping[str, Any]:
+        """What `cloister status --json` prints; for the report only."""
+        answer: Mapping[str, Any] = json.loads(cloister(self.environment, "status", "--json"))
+        return answer
+
+    def cpu_s(self) -> dict[str, float]:
+        """Processor seconds used so far by each part of the platform."""
+        assert self.server.process is not None
+        parts: dict[str, float] = defaultdict(float)
+        for process in process_tree(self.server.process.pid):
+            parts[part_of(process.command)] += process.cpu_s
+        return dict(parts)
+
+
+@contextlib.contextmanager
+def running_platform(directory: Path) -> Iterator[Platform]:
+    """Start everything, create the tenant, stop everything at the end."""
+    router, control = free_address(), free_address()
+    cells_file = directory / "cells.yaml"
+    cells_file.write_text(CELLS_FILE)
+    environment = {
+        "XDG_CONFIG_HOME": str(directory / "config"),
+        "CLOISTER_CONTROL_URL": f"http://{control}",
+    }
+    ports = ["--router-port", router.rpartition(":")[2], "--control-port", port_of(control)]
+    command = [str(script()), "up", "--file", str(cells_file), "--data", str(directory / "data")]
+    server = Server(
+        "platform",
+        [*command, *ports, "--json"],
+        address=router,
+        directory=directory,
+        environment=environment,
+        ready_s_max=PLATFORM_READY_S_MAX,
+    )
+    with server:
+        tenant = create_tenant(environment)
+        yield Platform(router=router, tenant=tenant, server=server, environment=environment)
+
+
+def create_tenant(environment: Mapping[str, str]) -> Tenant:
+    """Repeated until the platform is ready: the router listens a little before the cell serves."""
+    deadline = time.monotonic() + READY_S_MAX
+    while True:
+        try:
+            text = cloister(environment, "tenants", "create", TENANT, "--json")
+            return msgspec.json.decode(text, type=Tenant)
+        except NotReady:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
+
+
+def cloister(environment: Mapping[str, str], *arguments: str) -> str:
+    """What the command printed; raises NotReady with its complaint when it fails."""
+    done = subprocess.run(
+        [str(script()), *arguments],
+        env=Server.base_environment() | dict(environment),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S_MAX,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise NotReady(f"cloister {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def script() -> Path:
+    return Path(sys.executable).with_name("cloister")
+
+
+def port_of(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def part_of(command: list[str]) -> str:
+    """Which part of the platform a process is, by its command line."""
+    if "-m" in command[:-1]:
+        return command[command.index("-m") + 1]
+    return "postgres" if "postgres" in command[0] else "supervisor"
