@@ -27,19 +27,19 @@ from cell.rows import row_from
 from cell.state import ExternalKey, LedgerCache, WorkingSet
 from cell.tables import ROW_TABLES
 
-Ids = dict[str, TenantId]
-"""Ids asked for, with the tenant that asks: a look-up never crosses tenants."""
+Ids = set[tuple[TenantId, str]]
+"""Ids asked for, each with the tenant that asks: a look-up never crosses tenants."""
 
 
 @dataclass(slots=True)
 class Needs:
     """Ids and external ids named by commands, by kind."""
 
-    api_keys: Ids = field(default_factory=dict)
-    ledgers: Ids = field(default_factory=dict)
-    accounts: Ids = field(default_factory=dict)
-    transactions: Ids = field(default_factory=dict)
-    entries: Ids = field(default_factory=dict)
+    api_keys: Ids = field(default_factory=set)
+    ledgers: Ids = field(default_factory=set)
+    accounts: Ids = field(default_factory=set)
+    transactions: Ids = field(default_factory=set)
+    entries: Ids = field(default_factory=set)
     account_external_ids: set[ExternalKey] = field(default_factory=set)
     transaction_external_ids: set[ExternalKey] = field(default_factory=set)
 
@@ -53,50 +53,50 @@ def note_needs(command: object, tenant_id: TenantId, needs: Needs) -> None:
 @note_needs.register
 def _(command: commands.CreateLedgerTransaction, tenant_id: TenantId, needs: Needs) -> None:
     for draft in command.entries:
-        needs.accounts[draft.ledger_account_id] = tenant_id
+        needs.accounts.add((tenant_id, draft.ledger_account_id))
     if command.external_id is not None:
         needs.transaction_external_ids.add((tenant_id, command.external_id))
 
 
 @note_needs.register
 def _(command: commands.UpdateLedgerTransaction, tenant_id: TenantId, needs: Needs) -> None:
-    needs.transactions[command.id] = tenant_id
+    needs.transactions.add((tenant_id, command.id))
     if command.entries is not UNSET:
         for draft in command.entries:
-            needs.accounts[draft.ledger_account_id] = tenant_id
+            needs.accounts.add((tenant_id, draft.ledger_account_id))
     if command.external_id is not UNSET and command.external_id is not None:
         needs.transaction_external_ids.add((tenant_id, command.external_id))
 
 
 @note_needs.register
 def _(command: commands.UpdateLedgerEntry, tenant_id: TenantId, needs: Needs) -> None:
-    needs.entries[command.id] = tenant_id
+    needs.entries.add((tenant_id, command.id))
 
 
 @note_needs.register
 def _(command: commands.CreateLedgerAccount, tenant_id: TenantId, needs: Needs) -> None:
-    needs.ledgers[command.ledger_id] = tenant_id
+    needs.ledgers.add((tenant_id, command.ledger_id))
     if command.external_id is not None:
         needs.account_external_ids.add((tenant_id, command.external_id))
 
 
 @note_needs.register
 def _(command: commands.UpdateLedgerAccount, tenant_id: TenantId, needs: Needs) -> None:
-    needs.accounts[command.id] = tenant_id
+    needs.accounts.add((tenant_id, command.id))
     if command.external_id is not UNSET and command.external_id is not None:
         needs.account_external_ids.add((tenant_id, command.external_id))
 
 
 @note_needs.register
 def _(command: commands.DeleteLedgerAccount, tenant_id: TenantId, needs: Needs) -> None:
-    needs.accounts[command.id] = tenant_id
+    needs.accounts.add((tenant_id, command.id))
 
 
 @note_needs.register(commands.UpdateLedger | commands.DeleteLedger)
 def _(
     command: commands.UpdateLedger | commands.DeleteLedger, tenant_id: TenantId, needs: Needs
 ) -> None:
-    needs.ledgers[command.id] = tenant_id
+    needs.ledgers.add((tenant_id, command.id))
 
 
 @note_needs.register
@@ -108,7 +108,7 @@ def _(command: commands.CreateLedger, tenant_id: TenantId, needs: Needs) -> None
 def _(
     command: commands.CreateApiKey | commands.RevokeApiKey, tenant_id: TenantId, needs: Needs
 ) -> None:
-    needs.api_keys[command.id] = tenant_id
+    needs.api_keys.add((tenant_id, command.id))
 
 
 class Prefetch:
@@ -128,23 +128,31 @@ class Prefetch:
     async def fill(self, needs: Needs) -> WorkingSet:
         """The working set of commands with these needs; at most eight SELECTs, mostly none."""
         await self._api_keys(needs.api_keys)
-        entries = await self._entries(needs.entries)
-        transactions = needs.transactions | {
-            e.ledger_transaction_id: e.tenant_id for e in entries if e is not None
-        }
-        await self._transactions(transactions)
-        accounts = needs.accounts | {
-            entry.ledger_account_id: entry.tenant_id
-            for live in self._set.live_entries.values()
-            for entry in live
-        }
-        await self._accounts(accounts)
-        ledgers = needs.ledgers | {
-            account.ledger_id: account.tenant_id
-            for account in self._set.accounts.values()
-            if account is not None
-        }
-        await self._ledgers(ledgers)
+        await self._entries(needs.entries)
+        await self._transactions(
+            needs.transactions
+            | {
+                (entry.tenant_id, entry.ledger_transaction_id)
+                for entry in self._set.entries.values()
+                if entry is not None
+            }
+        )
+        await self._accounts(
+            needs.accounts
+            | {
+                (entry.tenant_id, entry.ledger_account_id)
+                for live in self._set.live_entries.values()
+                for entry in live
+            }
+        )
+        await self._ledgers(
+            needs.ledgers
+            | {
+                (account.tenant_id, account.ledger_id)
+                for account in self._set.accounts.values()
+                if account is not None
+            }
+        )
         await self._holders(
             _ACCOUNT_HOLDERS,
             needs.account_external_ids,
@@ -164,23 +172,18 @@ class Prefetch:
         for row in await self._select(_API_KEYS, missing):
             self._set.api_keys[row[1]] = row_from(ApiKey, row)
 
-    async def _entries(self, wanted: Ids) -> list[LedgerEntry | None]:
+    async def _entries(self, wanted: Ids) -> None:
         missing = _inherit(wanted, self._before.entries, self._set.entries)
         for row in await self._select(_ENTRIES, missing):
             self._set.entries[row[1]] = row_from(LedgerEntry, row)
-        return [self._set.entries[id] for id in wanted]
 
     async def _transactions(self, wanted: Ids) -> None:
-        before, working = self._before, self._set
-        missing: Ids = {}
-        for id, tenant_id in wanted.items():
-            # A transaction written by the batch in flight is inherited with its entries.
-            if before.transactions.get(id) is not None and id in before.live_entries:
-                working.transactions[id] = before.transactions[id]
-                self._keep_live(id, before.live_entries[id])
-            else:
-                working.transactions[id] = None
-                missing[id] = tenant_id
+        working = self._set
+        missing = _inherit(wanted, self._before.transactions, working.transactions)
+        for id, transaction in working.transactions.items():
+            if transaction is not None:
+                # Only a batch that had read the entries, or wrote them, knows a transaction.
+                self._keep_live(id, self._before.live_entries[id])
         for row in await self._select(_TRANSACTIONS, missing):
             working.transactions[row[1]] = row_from(LedgerTransaction, row)
             working.live_entries[row[1]] = ()
@@ -198,10 +201,10 @@ class Prefetch:
 
     async def _accounts(self, wanted: Ids) -> None:
         before, working = self._before, self._set
-        missing: Ids = {}
-        for id, tenant_id in wanted.items():
+        missing: Ids = set()
+        for tenant_id, id in wanted:
             account = before.accounts.get(id)
-            if account is not None:
+            if account is not None and account.tenant_id == tenant_id:
                 working.accounts[id] = account
                 working.balances[id] = before.balances[id]
                 continue
@@ -209,21 +212,22 @@ class Prefetch:
             if cached is not None:
                 working.accounts[id], working.balances[id] = cached
             else:
-                working.accounts[id] = None
-                missing[id] = tenant_id
+                working.accounts.setdefault(id, None)
+                missing.add((tenant_id, id))
         for row in await self._select(_ACCOUNTS, missing):
-            split = len(LedgerAccount.__struct_fields__)
-            working.accounts[row[1]] = row_from(LedgerAccount, row[:split])
-            working.balances[row[1]] = row_from(AccountBalances, row[split:])
+            working.accounts[row[1]] = row_from(LedgerAccount, row[:_ACCOUNT_COLUMNS])
+            working.balances[row[1]] = row_from(AccountBalances, row[_ACCOUNT_COLUMNS:])
 
     async def _ledgers(self, wanted: Ids) -> None:
-        before, working = self._before, self._set
-        missing: Ids = {}
-        for id, tenant_id in wanted.items():
-            known = before.ledgers.get(id) or self._cache.ledger(tenant_id, id)
-            working.ledgers[id] = known
-            if known is None:
-                missing[id] = tenant_id
+        working = self._set
+        unknown = _inherit(wanted, self._before.ledgers, working.ledgers)
+        missing: Ids = set()
+        for tenant_id, id in unknown:
+            cached = self._cache.ledger(tenant_id, id)
+            if cached is not None:
+                working.ledgers[id] = cached
+            else:
+                missing.add((tenant_id, id))
         for row in await self._select(_LEDGERS, missing):
             working.ledgers[row[1]] = row_from(Ledger, row)
 
@@ -249,7 +253,7 @@ class Prefetch:
     async def _select(self, statement: LiteralString, ids: Ids) -> Sequence[tuple[Any, ...]]:
         if not ids:
             return ()
-        parameters = (list(ids.values()), list(ids))
+        parameters = ([key[0] for key in ids], [key[1] for key in ids])
         cursor = await self._connection.execute(statement, parameters, prepare=True)
         return await cursor.fetchall()
 
@@ -259,11 +263,15 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 def _inherit(wanted: Ids, before: dict[str, AnyRow | None], into: dict[str, AnyRow | None]) -> Ids:
     """Take over what the batch in flight knows to exist; the rest is returned, None for now."""
-    missing: Ids = {}
-    for id, tenant_id in wanted.items():
-        into[id] = before.get(id)
-        if into[id] is None:
-            missing[id] = tenant_id
+    missing: Ids = set()
+    for tenant_id, id in wanted:
+        row = before.get(id)
+        if row is not None and row.tenant_id == tenant_id:
+            into[id] = row
+        else:
+            # Not a plain assignment: two tenants may name one id, and one of them may own it.
+            into.setdefault(id, None)
+            missing.add((tenant_id, id))
     return missing
 
 
@@ -272,6 +280,7 @@ def _columns(alias: str, row_type: type[Row]) -> str:
     return ", ".join(f"{alias}.{column}" for column in table.columns)
 
 
+_ACCOUNT_COLUMNS: Final = len(LedgerAccount.__struct_fields__)
 _WANTED: Final = "FROM unnest(%s::uuid[], %s::uuid[]) AS w (tenant_id, id)"
 _API_KEYS: Final = f"""
 SELECT {_columns("k", ApiKey)} {_WANTED}

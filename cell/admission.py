@@ -1,0 +1,86 @@
+"""Admission: the bounded queue before the sequencer, fair across tenants.
+
+A tenant that sends much waits behind itself: each take goes round the tenants that wait. Refusing
+happens before anything is queued, so that "overloaded" is a promise that nothing was done.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from cell.errors import NotApplied
+from cell.ledger.model import TenantId
+from cell.wire import Verdict
+
+Item = TypeVar("Item")
+
+
+class FairQueue(Generic[Item]):
+    """First in, first out within a tenant; round-robin across tenants."""
+
+    def __init__(self, *, items_max: int, items_per_tenant_max: int) -> None:
+        self._items_max = items_max
+        self._items_per_tenant_max = items_per_tenant_max
+        self._waiting: dict[TenantId, deque[Item]] = {}
+        self._turns: deque[TenantId] = deque()
+        self._size = 0
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def put(self, tenant_id: TenantId, item: Item) -> None:
+        """Queue an item, or raise NotApplied(overloaded)."""
+        if self._size >= self._items_max:
+            raise NotApplied(Verdict.OVERLOADED, "the cell's queue is full; try again shortly")
+        queue = self._waiting.get(tenant_id)
+        if queue is None:
+            queue = self._waiting[tenant_id] = deque()
+            self._turns.append(tenant_id)
+        elif len(queue) >= self._items_per_tenant_max:
+            raise NotApplied(Verdict.OVERLOADED, "the tenant's queue is full; try again shortly")
+        queue.append(item)
+        self._size += 1
+        self._changed.set()
+
+    def take(self, items_max: int) -> list[Item]:
+        """At most so many of the items that wait, in turns; possibly none."""
+        taken: list[Item] = []
+        while self._turns and len(taken) < items_max:
+            tenant_id = self._turns.popleft()
+            queue = self._waiting[tenant_id]
+            share = max(1, (items_max - len(taken)) // (len(self._turns) + 1))
+            for _ in range(min(share, len(queue))):
+                taken.append(queue.popleft())
+            if queue:
+                self._turns.append(tenant_id)
+            else:
+                del self._waiting[tenant_id]
+        self._size -= len(taken)
+        return taken
+
+    def remove(self, is_unwanted: Callable[[Item], bool]) -> list[Item]:
+        """Take out, wherever they stand, the items for which it is true."""
+        removed: list[Item] = []
+        for tenant_id, queue in list(self._waiting.items()):
+            kept = deque(item for item in queue if not is_unwanted(item))
+            if len(kept) == len(queue):
+                continue
+            removed.extend(item for item in queue if is_unwanted(item))
+            if kept:
+                self._waiting[tenant_id] = kept
+            else:
+                del self._waiting[tenant_id]
+                self._turns.remove(tenant_id)
+        self._size -= len(removed)
+        return removed
+
+    async def change(self) -> None:
+        """Return at the next `put` or `wake`; look again afterwards, it may be for nothing."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """Let whoever waits for a change look again."""
+        self._changed.set()

@@ -1,0 +1,195 @@
+"""A batch: commands decided one after another on one working set, and what that writes (pure).
+
+Nothing here awaits, reads a clock or touches the database: the sequencer brings the rows, the time
+and the ids, and writes `seal()`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cell.errors import ApiError, NotApplied
+from cell.journal import Record, seal_segment
+from cell.ledger.commands import Command
+from cell.ledger.model import AccountBalances, Effects, Row, Stamp, TenantId
+from cell.ledger.rules import apply
+from cell.state import TenantView, WorkingSet
+from cell.store import BatchWrite, Head, KeyUse
+from cell.wire import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """The caller's name for one attempt, scoped by the API key it came with."""
+
+    api_key_id: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The command's record is committed (or, where it changed nothing, describes what is)."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """The idempotency key was applied before, at this tenant sequence."""
+
+    seq: int
+
+
+Outcome = Applied | Replayed | ApiError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Submission:
+    """A command on its way, and who waits for its outcome."""
+
+    tenant_id: TenantId
+    command: Command
+    idempotency: Idempotency | None
+    digest: str | None
+    """Of the idempotency key; None exactly when there is no key."""
+    queued_at_s: float
+    """Monotonic; what waited too long is not started."""
+    answer: "asyncio.Future[Applied | Replayed]"
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One tenant's head while the batch is being decided."""
+
+    before: Head
+    view: TenantView
+    seq: int
+    at_us: int
+    records: list[Record] = field(default_factory=list)
+
+
+_NOT_OWNED: Final = {
+    "fenced": (Verdict.FENCED, "the tenant is being moved; nothing was done"),
+    "moved": (Verdict.MOVED, "the tenant has moved to another cell"),
+}
+
+
+class Batch:
+    """Decides submissions in order; every one has an outcome once `decide` returned for it."""
+
+    def __init__(
+        self, working_set: WorkingSet, heads: dict[TenantId, Head], draw_id: Callable[[int], str]
+    ) -> None:
+        self.working_set = working_set
+        self.outcomes: list[tuple[Submission, Outcome]] = []
+        self.heads = heads
+        """Before `seal`: as found. Afterwards: as they will be once the batch is committed."""
+        self._draw_id = draw_id
+        self._progress: dict[TenantId, _Progress] = {}
+        self.sealed = BatchWrite()
+        """What to write; complete once `seal` returned."""
+
+    def decide(self, submission: Submission, now_us: int) -> None:
+        """Judge one command and make its effects visible to the next one."""
+        progress = self._progress.get(submission.tenant_id)
+        if progress is None:
+            head = self.heads.get(submission.tenant_id)
+            if head is None or head.state != "owned":
+                self.outcomes.append((submission, not_owned(head)))
+                return
+            view = TenantView(submission.tenant_id, self.working_set)
+            progress = _Progress(head, view, head.last_seq, head.last_at_us)
+            self._progress[submission.tenant_id] = progress
+        # Strictly increasing, whatever the clock does.
+        at_us = max(now_us, progress.at_us + 1)
+        stamp = Stamp(progress.seq + 1, at_us, self._draw_id(at_us))
+        try:
+            effects = apply(submission.command, progress.view, stamp)
+        except ApiError as refusal:
+            self.outcomes.append((submission, refusal))
+            return
+        record = _record(submission, stamp, effects)
+        self.outcomes.append((submission, Applied(record=record)))
+        main = (effects.inserted or effects.updated)[0]
+        if main.seq == stamp.seq:
+            progress.seq, progress.at_us = stamp.seq, at_us
+            progress.records.append(record)
+            self._keep(submission, stamp, effects)
+
+    def answer(self, submission: Submission, outcome: Outcome) -> None:
+        """Settle a submission without deciding it."""
+        self.outcomes.append((submission, outcome))
+
+    def use_anew(self, tenant_id: TenantId, digest: str) -> None:
+        """The idempotency key is past its time: its old use gives way to this batch's."""
+        self.sealed.expired_keys.append((tenant_id, digest))
+
+    def _keep(self, submission: Submission, stamp: Stamp, effects: Effects) -> None:
+        self.working_set.apply(effects)
+        write = self.sealed
+        for row in effects.inserted:
+            write.inserted.setdefault(type(row), {})[_row_id(row)] = row
+        for row in effects.updated:
+            new = write.inserted.get(type(row))
+            id = _row_id(row)
+            if new is not None and id in new:
+                new[id] = row
+            else:
+                write.updated.setdefault(type(row), {})[id] = row
+        if submission.digest is not None:
+            write.keys.append(
+                KeyUse(
+                    tenant_id=submission.tenant_id,
+                    digest=submission.digest,
+                    at_us=stamp.at_us,
+                    seq=stamp.seq,
+                )
+            )
+
+    def seal(self) -> None:
+        """Complete what to write.
+
+        A tenant whose commands were all refused is guarded all the same: only the owner may refuse.
+        """
+        write = self.sealed
+        for tenant_id, progress in self._progress.items():
+            before = after = progress.before
+            if progress.records:
+                segment = seal_segment(tenant_id, before.epoch, progress.records, before.last_hash)
+                write.segments.append(segment)
+                after = replace(
+                    before,
+                    last_seq=progress.seq,
+                    last_hash=segment.hash,
+                    last_at_us=progress.at_us,
+                )
+            write.heads.append((before, after))
+            self.heads[tenant_id] = after
+
+
+def not_owned(head: Head | None) -> NotApplied:
+    """The verdict for a tenant that this cell may not write."""
+    if head is None:
+        return NotApplied(Verdict.NOT_OWNER, "this cell does not hold the tenant")
+    default = (Verdict.NOT_OWNER, "this cell does not own the tenant yet")
+    verdict, message = _NOT_OWNED.get(head.state, default)
+    return NotApplied(verdict, message, head.epoch, head.moved_to)
+
+
+def _record(submission: Submission, stamp: Stamp, effects: Effects) -> Record:
+    idempotency = submission.idempotency
+    return Record(
+        seq=stamp.seq,
+        at_us=stamp.at_us,
+        id_base=stamp.id_base,
+        api_key_id=idempotency.api_key_id if idempotency else None,
+        idempotency_key=idempotency.key if idempotency else None,
+        command=submission.command,
+        inserted=effects.inserted,
+        updated=effects.updated,
+    )
+
+
+def _row_id(row: Row) -> str:
+    return row.ledger_account_id if type(row) is AccountBalances else row.id  # type: ignore[union-attr]

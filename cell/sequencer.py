@@ -1,0 +1,501 @@
+"""The sequencer: one task applies all commands of the cell one after another, in batches.
+
+A batch is taken, its rows prefetched, its commands decided in memory by the pure rules, and all its
+effects written in one database transaction, after whose commit, and not before, each caller is
+answered. While one batch is being written and a full one already waits, the next is decided on top
+of it; if the write fails, what was decided on top of it is thrown away and decided again.
+
+What can go wrong, and what then:
+- a rule forbids a command: it is refused, the others of the batch go on
+- the database refuses a row: the batch is halved until the offender stands alone
+- an idempotency key was used before: the batch is decided again with the keys looked up
+- a tenant is not owned here any more: its commands are answered "not applied", the rest go on
+- the connection breaks: connect again, compare heads, and either take the batch as committed or
+  decide it again; caches are dropped
+- another sequencer took over: this one stops for good (`WriterFenced`)
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+
+from cell.admission import FairQueue
+from cell.batch import Applied, Batch, Idempotency, Outcome, Replayed, Submission
+from cell.errors import ApiError, Conflict, NotApplied, OutcomeUnknown, Unprocessable, WriterFenced
+from cell.ids import IdSource
+from cell.ledger.commands import Command
+from cell.ledger.model import AccountBalances, LedgerAccount, TenantId
+from cell.prefetch import Needs, Prefetch, note_needs
+from cell.state import GenerationCache, LedgerCache
+from cell.store import (
+    BatchFailed,
+    BatchRefused,
+    Head,
+    HeadsChanged,
+    KeysTaken,
+    KeyUse,
+    OutcomeLost,
+    Store,
+)
+from cell.wire import Verdict
+
+KEY_LIFETIME_US: Final = 24 * 3600 * 1_000_000
+"""An idempotency key answers repeats for 24 hours (the hosted API's promise)."""
+
+ANSWER_WAIT_S: Final = 10.0
+"""A caller waits so long for its commit, then gets `OutcomeUnknown`."""
+
+QUEUE_WAIT_S: Final = 5.0
+"""A command that waited so long is answered "not applied" instead of being started."""
+
+ATTEMPTS_MAX: Final = 6
+"""How often a batch is decided again because the world changed under it."""
+
+RECONNECT_PAUSE_S: Final = 0.1
+DECIDED_PER_TURN: Final = 32
+"""Commands decided before other tasks get the processor: about a millisecond."""
+
+RECENT_KEYS_MAX: Final = 100_000
+BATCH_TIMES_KEPT: Final = 512
+EXPIRE_INTERVAL_S: Final = 5.0
+EXPIRE_ROWS_MAX: Final = 50_000
+
+log = logging.getLogger("cell.sequencer")
+
+
+@dataclass(slots=True)
+class SequencerStatus:
+    """What operators and metrics see; counters since the start."""
+
+    writer_epoch: int = 0
+    batches: int = 0
+    commands_applied: int = 0
+    commands_refused: int = 0
+    last_error: str | None = None
+    connected: bool = False
+    batch_times_s: deque[float] = field(default_factory=lambda: deque(maxlen=BATCH_TIMES_KEPT))
+
+    @property
+    def batch_ms_p99(self) -> float:
+        """Of the last batches, from the start of the write to its commit; 0 before the first."""
+        times = sorted(self.batch_times_s)
+        return round(times[int(len(times) * 0.99)] * 1000, 3) if times else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequencerLimits:
+    batch_size: int = 1000
+    linger_s: float = 0.0
+    """How long an idle sequencer waits for more after the first command of a batch."""
+    queue_commands_max: int = 8192
+    queue_commands_per_tenant_max: int = 4096
+    cache_accounts: int = 50_000
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A batch that is being written."""
+
+    batch: Batch
+    submissions: list[Submission]
+    write: "asyncio.Task[None]"
+
+
+class Sequencer:
+    """The single writer of a cell's database."""
+
+    def __init__(
+        self, store: Store, limits: SequencerLimits, now_us: Callable[[], int] | None = None
+    ) -> None:
+        self.status = SequencerStatus()
+        self._store = store
+        self._limits = limits
+        self._now_us = now_us or (lambda: time.time_ns() // 1000)
+        self._queue: FairQueue[Submission] = FairQueue(
+            items_max=limits.queue_commands_max,
+            items_per_tenant_max=limits.queue_commands_per_tenant_max,
+        )
+        self._ids = IdSource()
+        self._cache = LedgerCache(limits.cache_accounts)
+        self._heads: dict[TenantId, Head] = {}
+        self._recent_keys: GenerationCache[tuple[TenantId, str], KeyUse] = GenerationCache(
+            RECENT_KEYS_MAX
+        )
+        self._claimed: set[tuple[TenantId, str]] = set()
+        self._taken: list[Submission] = []
+        """The submissions taken last; `run` owes them an answer whatever ends it."""
+        self._is_stopping = False
+        self._is_over = False
+
+    async def submit(
+        self, tenant_id: TenantId, command: Command, idempotency: Idempotency | None = None
+    ) -> Applied | Replayed:
+        """Have the command applied, durably; returns after the commit.
+
+        Raises what the rules raise (Unprocessable, NotFound), NotApplied when nothing was queued or
+        done, Conflict while the same idempotency key is in flight, OutcomeUnknown after
+        ANSWER_WAIT_S. A caller that is cancelled does not take its command back.
+        """
+        if self._is_stopping or self._is_over:
+            raise NotApplied(Verdict.OVERLOADED, "the cell is stopping")
+        digest = None
+        if idempotency is not None:
+            digest = key_digest(idempotency)
+            known = self._recent_keys.get((tenant_id, digest))
+            if known is not None and self._now_us() - known.at_us < KEY_LIFETIME_US:
+                return Replayed(seq=known.seq)
+            if (tenant_id, digest) in self._claimed:
+                raise Conflict("a request with this idempotency key is in flight", retryable=True)
+        submission = Submission(
+            tenant_id=tenant_id,
+            command=command,
+            idempotency=idempotency,
+            digest=digest,
+            queued_at_s=time.monotonic(),
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        self._queue.put(tenant_id, submission)
+        if digest is not None:
+            self._claimed.add((tenant_id, digest))
+        try:
+            async with asyncio.timeout(ANSWER_WAIT_S):
+                return await submission.answer
+        except TimeoutError:
+            message = "the outcome is not known yet; repeat with the same idempotency key"
+            raise OutcomeUnknown(message) from None
+
+    def cached_account(
+        self, tenant_id: TenantId, account_id: str
+    ) -> tuple[LedgerAccount, AccountBalances] | None:
+        """The account as last committed, where memory holds it and this cell owns the tenant."""
+        head = self._heads.get(tenant_id)
+        if head is None or head.state != "owned":
+            return None
+        return self._cache.account(tenant_id, account_id)
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self._queue)
+
+    @property
+    def cached_accounts(self) -> int:
+        return len(self._cache)
+
+    async def open(self) -> None:
+        """Become the writer of the database; any sequencer before is fenced from here on."""
+        await self._store.open()
+        self.status.writer_epoch = self._store.writer_epoch
+        self.status.connected = True
+
+    async def run(self) -> None:
+        """Apply commands until `stop`, then drain the queue and return.
+
+        Raises WriterFenced when another sequencer took over: the process must stop.
+        """
+        expiry = asyncio.create_task(self._expire_keys(), name="expire idempotency keys")
+        in_flight: _InFlight | None = None
+        try:
+            while await self._work_waits(in_flight):
+                if in_flight is not None and self._is_settled_first(in_flight):
+                    await self._conclude(in_flight)
+                    in_flight = None
+                    continue
+                submissions = self._take()
+                batch = await self._decide_or_none(submissions, in_flight)
+                is_sound = in_flight is None or await self._conclude(in_flight)
+                in_flight = None
+                if batch is not None and is_sound:
+                    in_flight = self._start_write(batch, submissions)
+                else:
+                    # What it was decided upon is void: decide again, with nothing in flight.
+                    await self._apply(submissions)
+        finally:
+            self._is_over = True
+            expiry.cancel()
+            self._abandon(in_flight)
+            self.status.connected = False
+            await self._store.close()
+
+    def stop(self) -> None:
+        """Take no more commands; `run` returns when those queued are settled."""
+        self._is_stopping = True
+        self._queue.wake()
+
+    async def _work_waits(self, in_flight: _InFlight | None) -> bool:
+        """Wait for something to do; False once stopping and nothing is left."""
+        if in_flight is not None:
+            # A batch on top of one in flight pays only when it is full: a small one would have
+            # grown while it waited.
+            while not in_flight.write.done() and len(self._queue) < self._limits.batch_size:
+                await self._queue.change()
+            return True
+        while not len(self._queue):
+            if self._is_stopping:
+                return False
+            await self._queue.change()
+        if self._limits.linger_s:
+            await self._linger()
+        return True
+
+    async def _linger(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.linger_s):
+                while len(self._queue) < self._limits.batch_size and not self._is_stopping:
+                    await self._queue.change()
+
+    def _is_settled_first(self, in_flight: _InFlight) -> bool:
+        return in_flight.write.done() and len(self._queue) < self._limits.batch_size
+
+    def _take(self) -> list[Submission]:
+        taken = self._queue.take(self._limits.batch_size)
+        late = [submission for submission in taken if _has_waited_too_long(submission)]
+        self._refuse_late(late)
+        self._taken = [submission for submission in taken if submission not in late]
+        return self._taken
+
+    def _refuse_late(self, late: Sequence[Submission]) -> None:
+        for submission in late:
+            refusal = NotApplied(Verdict.OVERLOADED, "waited too long in the queue; not started")
+            self._answer(submission, refusal)
+
+    async def _decide_or_none(
+        self, submissions: list[Submission], in_flight: _InFlight | None
+    ) -> Batch | None:
+        try:
+            return await self._decide(submissions, in_flight.batch if in_flight else None)
+        except _RETRIED:
+            return None
+
+    async def _decide(
+        self, submissions: Sequence[Submission], below: Batch | None, looks_up_keys: bool = False
+    ) -> Batch:
+        """Decide the commands on top of the batch in flight, if there is one."""
+        try:
+            heads = await self._find_heads(submissions, below)
+            needs = Needs()
+            for submission in submissions:
+                note_needs(submission.command, submission.tenant_id, needs)
+            prefetch = Prefetch(
+                self._store.prefetcher, self._cache, below.working_set if below else None
+            )
+            batch = Batch(await prefetch.fill(needs), heads, self._ids.draw)
+            used = await self._find_keys(submissions) if looks_up_keys else {}
+        except psycopg.OperationalError as error:
+            raise OutcomeLost(str(error)) from error
+        except psycopg.Error as error:
+            raise BatchRefused(str(error)) from error
+        for count, submission in enumerate(submissions, 1):
+            self._decide_one(batch, submission, used)
+            if count % DECIDED_PER_TURN == 0:
+                await asyncio.sleep(0)
+        batch.seal()
+        return batch
+
+    def _decide_one(
+        self, batch: Batch, submission: Submission, used: dict[tuple[TenantId, str], KeyUse]
+    ) -> None:
+        now_us = self._now_us()
+        if submission.digest is not None and used:
+            use = used.get((submission.tenant_id, submission.digest))
+            if use is not None and now_us - use.at_us < KEY_LIFETIME_US:
+                batch.answer(submission, Replayed(seq=use.seq))
+                return
+            if use is not None:
+                batch.use_anew(submission.tenant_id, submission.digest)
+        batch.decide(submission, now_us)
+
+    async def _find_heads(
+        self, submissions: Sequence[Submission], below: Batch | None
+    ) -> dict[TenantId, Head]:
+        known = below.heads if below else {}
+        heads: dict[TenantId, Head] = {}
+        missing: list[TenantId] = []
+        for tenant_id in {s.tenant_id for s in submissions}:
+            head = known.get(tenant_id) or self._heads.get(tenant_id)
+            # Only ownership is remembered: whether it has come (back) is asked again each time.
+            if head is not None and head.state == "owned":
+                heads[tenant_id] = head
+            else:
+                missing.append(tenant_id)
+        if missing:
+            heads |= await self._store.heads(missing)
+        return heads
+
+    async def _find_keys(
+        self, submissions: Sequence[Submission]
+    ) -> dict[tuple[TenantId, str], KeyUse]:
+        keys = [(s.tenant_id, s.digest) for s in submissions if s.digest is not None]
+        uses = await self._store.key_uses(keys)
+        return {(use.tenant_id, use.digest): use for use in uses}
+
+    def _start_write(self, batch: Batch, submissions: list[Submission]) -> _InFlight:
+        write = asyncio.create_task(self._write(batch), name="write batch")
+        write.add_done_callback(lambda _: self._queue.wake())
+        return _InFlight(batch, submissions, write)
+
+    async def _write(self, batch: Batch) -> None:
+        started_s = time.perf_counter()
+        if batch.sealed.heads:
+            await self._store.commit(batch.sealed)
+        self.status.batch_times_s.append(time.perf_counter() - started_s)
+
+    async def _conclude(self, in_flight: _InFlight) -> bool:
+        """Settle a batch that was written; False when it was not, and was applied otherwise."""
+        try:
+            await in_flight.write
+        except _RETRIED as error:
+            return await self._retry(in_flight.submissions, in_flight.batch, error, 1)
+        self._settle(in_flight.batch)
+        return True
+
+    async def _apply(
+        self, submissions: list[Submission], attempt: int = 1, looks_up_keys: bool = False
+    ) -> None:
+        """Decide and write with nothing in flight; settles every submission, come what may."""
+        batch: Batch | None = None
+        try:
+            batch = await self._decide(submissions, None, looks_up_keys)
+            await self._write(batch)
+        except _RETRIED as error:
+            await self._retry(submissions, batch, error, attempt)
+        else:
+            self._settle(batch)
+
+    async def _retry(
+        self, submissions: list[Submission], batch: Batch | None, error: Exception, attempt: int
+    ) -> bool:
+        """Go on after a write that failed; True if the batch turns out to be committed."""
+        self.status.last_error = f"{type(error).__name__}: {error}".strip()
+        log.warning("batch failed", extra={"error": self.status.last_error, "attempt": attempt})
+        if isinstance(error, OutcomeLost) and await self._recover(batch):
+            assert batch is not None
+            self._settle(batch)
+            return True
+        if isinstance(error, BatchFailed) or attempt >= ATTEMPTS_MAX:
+            for submission in submissions:
+                refusal = NotApplied(Verdict.OVERLOADED, "the database cannot take writes now")
+                self._answer(submission, refusal)
+        elif isinstance(error, BatchRefused):
+            await self._halve(submissions, error, attempt)
+        else:
+            if isinstance(error, HeadsChanged):
+                self._forget()
+            await self._apply(submissions, attempt + 1, isinstance(error, KeysTaken))
+        return False
+
+    async def _halve(self, submissions: list[Submission], error: Exception, attempt: int) -> None:
+        """Corner the command that the database refuses; the others succeed."""
+        if len(submissions) == 1:
+            log.error("command refused by the database", extra={"error": str(error)})
+            refusal = Unprocessable("the database refuses a value of this request")
+            self._answer(submissions[0], refusal)
+            return
+        middle = len(submissions) // 2
+        for half in (submissions[:middle], submissions[middle:]):
+            await self._apply(half, attempt=1, looks_up_keys=True)
+
+    async def _recover(self, batch: Batch | None) -> bool:
+        """Connect again and stay the writer; True if the batch had been committed.
+
+        Waits for Postgres as long as it takes: nothing can be applied without it. What waits in the
+        queue meanwhile is refused when its time is up.
+        """
+        self.status.connected = False
+        while True:
+            try:
+                await self._store.reopen()
+                break
+            except psycopg.OperationalError as error:
+                self.status.last_error = str(error).strip()
+            self._refuse_late(self._queue.remove(_has_waited_too_long))
+            if self._is_stopping:
+                raise WriterFenced("stopping while the database is away")
+            await asyncio.sleep(RECONNECT_PAUSE_S)
+        self.status.connected = True
+        self.status.writer_epoch = self._store.writer_epoch
+        self._forget()
+        return batch is not None and await self._is_committed(batch)
+
+    async def _is_committed(self, batch: Batch) -> bool:
+        """Do the heads stand where the batch would have left them? One transaction: all or none."""
+        moved = [after for before, after in batch.sealed.heads if after is not before]
+        if not moved:
+            return False
+        try:
+            found = await self._store.heads([head.tenant_id for head in moved])
+        except psycopg.OperationalError:
+            return await self._recover(batch)
+        standing = [
+            (head.tenant_id in found and found[head.tenant_id].last_hash == head.last_hash)
+            for head in moved
+        ]
+        assert all(standing) or not any(standing)
+        return all(standing)
+
+    def _settle(self, batch: Batch) -> None:
+        """The batch is durable: remember it and answer everyone."""
+        self._cache.absorb(batch.working_set)
+        self._heads |= batch.heads
+        for use in batch.sealed.keys:
+            self._recent_keys.put((use.tenant_id, use.digest), use)
+        self.status.batches += 1
+        for submission, outcome in batch.outcomes:
+            self._answer(submission, outcome)
+
+    def _answer(self, submission: Submission, outcome: Outcome) -> None:
+        if submission.digest is not None:
+            self._claimed.discard((submission.tenant_id, submission.digest))
+        if isinstance(outcome, ApiError):
+            self.status.commands_refused += 1
+        else:
+            self.status.commands_applied += 1
+        # Done already: its caller has gone. The command stands all the same.
+        if submission.answer.done():
+            return
+        if isinstance(outcome, ApiError):
+            submission.answer.set_exception(outcome)
+        else:
+            submission.answer.set_result(outcome)
+
+    def _forget(self) -> None:
+        """What memory holds may be stale: read everything again."""
+        self._cache.clear()
+        self._heads.clear()
+
+    def _abandon(self, in_flight: _InFlight | None) -> None:
+        """The sequencer ends: what was not started was not applied, what was in flight is open."""
+        for submission in self._queue.take(len(self._queue)):
+            self._answer(submission, NotApplied(Verdict.OVERLOADED, "the cell is stopping"))
+        for submission in (*self._taken, *(in_flight.submissions if in_flight else ())):
+            if not submission.answer.done():
+                self._answer(submission, OutcomeUnknown("the cell stopped while writing"))
+
+    async def _expire_keys(self) -> None:
+        """Delete idempotency keys past their time, a bounded number at a time."""
+        while True:
+            await asyncio.sleep(EXPIRE_INTERVAL_S)
+            before_us = self._now_us() - KEY_LIFETIME_US
+            with contextlib.suppress(psycopg.Error):
+                await self._store.expire_keys(before_us, EXPIRE_ROWS_MAX)
+
+
+def _has_waited_too_long(submission: Submission) -> bool:
+    return time.monotonic() - submission.queued_at_s > QUEUE_WAIT_S
+
+
+_RETRIED: Final = (HeadsChanged, KeysTaken, BatchRefused, BatchFailed, OutcomeLost)
+
+
+def key_digest(idempotency: Idempotency) -> str:
+    """128 bits that stand for (API key, idempotency key), in the form of a UUID."""
+    text = f"{idempotency.api_key_id}\0{idempotency.key}".encode()
+    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"
