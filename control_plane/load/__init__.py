@@ -1,0 +1,1 @@
+"""`cloister load`: posts a CSV of historical transactions through the public API, repeatably."""
