@@ -67,12 +67,16 @@ def as_csv(rows: Sequence[Row], table: Table) -> bytes:
     # the cost. No text can contain the separator: its quotes would be escaped.
     if b"\\" in text or any(getattr(row, "metadata", None) for row in rows):
         return ("\n".join(_lines(rows, table, null="null")) + "\n").encode()
-    tag = f'["{table.row.__struct_config__.tag}",'.encode()
+    tag = f'["{table.tag}",'.encode()
     return text[len(tag) + 1 : -2].replace(b"]," + tag, b"\n") + b"\n"
 
 
 def as_array(rows: Sequence[Row], table: Table) -> str:
     """A text literal of type `table[]`."""
+    if table.is_plain:
+        text = _json.encode(rows).decode()
+        bare = text.replace('"', "").replace("],[" + table.tag + ",", ')","(')
+        return '{"(' + bare[len(table.tag) + 3 : -2] + ')"}'
     elements = ",".join(
         '"(' + line.replace("\\", "\\\\").replace('"', '\\"') + ')"'
         for line in _lines(rows, table, null="")

@@ -59,6 +59,7 @@ QUEUE_WAIT_S: Final = 5.0
 ATTEMPTS_MAX: Final = 6
 """How often a batch is decided again because the world changed under it."""
 
+SWEEP_INTERVAL_S: Final = 0.5
 RECONNECT_PAUSE_S: Final = 0.1
 DECIDED_PER_TURN: Final = 32
 """Commands decided before other tasks get the processor: about a millisecond."""
@@ -131,7 +132,8 @@ class Sequencer:
         )
         self._claimed: set[tuple[TenantId, str]] = set()
         self._taken: list[Submission] = []
-        """The submissions taken last; `run` owes them an answer whatever ends it."""
+        self._written: list[Submission] = []
+        """Submissions taken last, and those being written: owed an answer whatever happens."""
         self._is_stopping = False
         self._is_over = False
 
@@ -165,12 +167,7 @@ class Sequencer:
         self._queue.put(tenant_id, submission)
         if digest is not None:
             self._claimed.add((tenant_id, digest))
-        try:
-            async with asyncio.timeout(ANSWER_WAIT_S):
-                return await submission.answer
-        except TimeoutError:
-            message = "the outcome is not known yet; repeat with the same idempotency key"
-            raise OutcomeUnknown(message) from None
+        return await submission.answer
 
     def cached_account(
         self, tenant_id: TenantId, account_id: str
@@ -200,7 +197,10 @@ class Sequencer:
 
         Raises WriterFenced when another sequencer took over: the process must stop.
         """
-        expiry = asyncio.create_task(self._expire_keys(), name="expire idempotency keys")
+        keepers = [
+            asyncio.create_task(self._keep_deadlines(), name="keep deadlines"),
+            asyncio.create_task(self._expire_keys(), name="expire idempotency keys"),
+        ]
         in_flight: _InFlight | None = None
         try:
             while await self._work_waits(in_flight):
@@ -219,8 +219,9 @@ class Sequencer:
                     await self._apply(submissions)
         finally:
             self._is_over = True
-            expiry.cancel()
-            self._abandon(in_flight)
+            for keeper in keepers:
+                keeper.cancel()
+            self._abandon()
             self.status.connected = False
             await self._store.close()
 
@@ -337,6 +338,7 @@ class Sequencer:
         return {(use.tenant_id, use.digest): use for use in uses}
 
     def _start_write(self, batch: Batch, submissions: list[Submission]) -> _InFlight:
+        self._written = submissions
         write = asyncio.create_task(self._write(batch), name="write batch")
         write.add_done_callback(lambda _: self._queue.wake())
         return _InFlight(batch, submissions, write)
@@ -405,8 +407,7 @@ class Sequencer:
     async def _recover(self, batch: Batch | None) -> bool:
         """Connect again and stay the writer; True if the batch had been committed.
 
-        Waits for Postgres as long as it takes: nothing can be applied without it. What waits in the
-        queue meanwhile is refused when its time is up.
+        Waits for Postgres as long as it takes: nothing can be applied without it.
         """
         self.status.connected = False
         while True:
@@ -415,7 +416,6 @@ class Sequencer:
                 break
             except psycopg.OperationalError as error:
                 self.status.last_error = str(error).strip()
-            self._refuse_late(self._queue.remove(_has_waited_too_long))
             if self._is_stopping:
                 raise WriterFenced("stopping while the database is away")
             await asyncio.sleep(RECONNECT_PAUSE_S)
@@ -470,13 +470,24 @@ class Sequencer:
         self._cache.clear()
         self._heads.clear()
 
-    def _abandon(self, in_flight: _InFlight | None) -> None:
+    def _abandon(self) -> None:
         """The sequencer ends: what was not started was not applied, what was in flight is open."""
         for submission in self._queue.take(len(self._queue)):
             self._answer(submission, NotApplied(Verdict.OVERLOADED, "the cell is stopping"))
-        for submission in (*self._taken, *(in_flight.submissions if in_flight else ())):
+        for submission in (*self._taken, *self._written):
             if not submission.answer.done():
                 self._answer(submission, OutcomeUnknown("the cell stopped while writing"))
+
+    async def _keep_deadlines(self) -> None:
+        """Answer those whose time is up; one sweep costs less than a timer for every command."""
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            self._refuse_late(self._queue.remove(_has_waited_too_long))
+            oldest_s = time.monotonic() - ANSWER_WAIT_S
+            for submission in (*self._taken, *self._written):
+                if submission.queued_at_s < oldest_s and not submission.answer.done():
+                    message = "the outcome is not known yet; repeat with the same idempotency key"
+                    submission.answer.set_exception(OutcomeUnknown(message))
 
     async def _expire_keys(self) -> None:
         """Delete idempotency keys past their time, a bounded number at a time."""

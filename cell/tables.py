@@ -28,6 +28,14 @@ class Table:
     key: str
     """The column that identifies a row within its tenant."""
 
+    is_plain: bool = False
+    """Ids and numbers only, none of them optional: text of such a row needs no quotes."""
+
+    @property
+    def tag(self) -> str:
+        """The word that marks the table's rows in the journal."""
+        return str(self.row.__struct_config__.tag)
+
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(field.name for field in msgspec.structs.fields(self.row))
@@ -37,7 +45,7 @@ ROW_TABLES: Final = (
     Table("api_keys", ApiKey, "id"),
     Table("ledgers", Ledger, "id"),
     Table("ledger_accounts", LedgerAccount, "id"),
-    Table("ledger_account_balances", AccountBalances, "ledger_account_id"),
+    Table("ledger_account_balances", AccountBalances, "ledger_account_id", is_plain=True),
     Table("ledger_transactions", LedgerTransaction, "id"),
     Table("ledger_entries", LedgerEntry, "id"),
 )
