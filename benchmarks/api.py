@@ -1,8 +1,8 @@
 """The API through the router, beside an empty handler through the same router.
 
 The platform is real (`cloister up`, one cell). The empty handler stands behind a router process of
-its own with the same settings; arms run in turn, so that whatever does not run, rests. Processor time
-per request is given for each part of the platform: it says where the time goes.
+its own with the same settings; arms run in turn, so that whatever does not run, rests. Processor
+time per request is given for each part of the platform: it says where the time goes.
 """
 
 import tempfile

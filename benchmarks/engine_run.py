@@ -1,0 +1,216 @@
+"""One run of the sequencer without HTTP, in a process of its own, on uvloop as in a cell.
+
+Callers submit prebuilt commands, each with an idempotency key of its own, and submit the next when
+theirs is committed: three batches' worth of callers keep every batch full. What the callers cost
+(they share the sequencer's processor, as a cell's request handlers do) is in the figures.
+
+Runs as `python -m benchmarks.engine_run`: `EngineLoad` in JSON on stdin, `EngineRun` on stdout.
+"""
+
+import asyncio
+import itertools
+import random
+import resource
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+import psycopg
+import uvloop
+
+from benchmarks.errors import Wrong
+from benchmarks.server_process import cpu_seconds
+from cell.batch import Idempotency
+from cell.ledger.commands import CreateLedgerTransaction, EntryDraft
+from cell.ledger.model import Direction, Status, TenantId
+from cell.sequencer import Sequencer, SequencerLimits
+from cell.store import Store
+
+COMMANDS: Final = 20_000
+"""Different commands that a run goes round through."""
+BATCHES_WAITING: Final = 3
+CALLERS_MIN: Final = 4
+AMOUNT_MAX: Final = 1_000
+EXTRA_S_MAX: Final = 120.0
+SEED: Final = 20_260_101
+
+
+class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
+    writer_dsn: str
+    tenant_id: TenantId
+    accounts: Sequence[str]
+    hot: bool
+    """Whether the first account is in every transaction."""
+    batch_size: int
+    seconds: float
+    warmup_s: float
+    transactions: int | None = None
+    """Stop the measured time at so many transactions instead of after `seconds`."""
+    cache_accounts: int = 50_000
+
+
+class EngineRun(msgspec.Struct, frozen=True, kw_only=True):
+    acknowledged: int
+    """Of the whole process, warm-up and drain included: so many must be in the database."""
+    seconds: float
+    """The measured time."""
+    rate: float
+    """Transactions per second, durable and acknowledged, in the measured time."""
+    batch_mean: float
+    """Commands per database transaction in the measured time."""
+    python_us: float
+    """Processor time of this process per transaction."""
+    backend_us: float
+    """Processor time of the two Postgres backends per transaction."""
+    memory_mib: float
+    """Most memory this process ever held."""
+
+
+def run_engine(load: EngineLoad) -> EngineRun:
+    """Run the load in a process of its own; raises Wrong with its words if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.engine_run"],
+        input=msgspec.json.encode(load),
+        capture_output=True,
+        timeout=None if load.transactions else load.warmup_s + load.seconds + EXTRA_S_MAX,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Wrong(f"the engine failed: {done.stderr.decode()[-4000:]}")
+    return msgspec.json.decode(done.stdout, type=EngineRun)
+
+
+class Callers:
+    """The callers of one run, and how many of their commands were acknowledged."""
+
+    def __init__(self, sequencer: Sequencer, load: EngineLoad) -> None:
+        self.sequencer = sequencer
+        self.tenant_id = load.tenant_id
+        self.count = max(CALLERS_MIN, BATCHES_WAITING * load.batch_size)
+        self.commands = itertools.cycle(commands(load))
+        self.attempts = attempts()
+        self.acknowledged = 0
+        self.are_stopping = False
+
+    async def call(self) -> None:
+        submit, tenant_id = self.sequencer.submit, self.tenant_id
+        while not self.are_stopping:
+            await submit(tenant_id, next(self.commands), next(self.attempts))
+            self.acknowledged += 1
+
+
+async def measure(load: EngineLoad) -> EngineRun:
+    store = Store(load.writer_dsn)
+    limits = SequencerLimits(
+        batch_size=load.batch_size,
+        queue_commands_max=1 << 20,
+        queue_commands_per_tenant_max=1 << 20,
+        cache_accounts=load.cache_accounts,
+    )
+    sequencer = Sequencer(store, limits)
+    await sequencer.open()
+    backends = await backend_pids(load.writer_dsn)
+    callers = Callers(sequencer, load)
+    async with asyncio.TaskGroup() as group:
+        sequencing = group.create_task(sequencer.run(), name="sequencer")
+        async with asyncio.TaskGroup() as calling:
+            for _ in range(callers.count):
+                calling.create_task(callers.call())
+            await asyncio.sleep(load.warmup_s)
+            before = Snapshot.of(callers, backends)
+            await until_measured(callers, load)
+            after = Snapshot.of(callers, backends)
+            callers.are_stopping = True
+        sequencer.stop()
+        await sequencing
+    return summary(before, after, callers.acknowledged)
+
+
+async def until_measured(callers: Callers, load: EngineLoad) -> None:
+    if load.transactions is None:
+        await asyncio.sleep(load.seconds)
+        return
+    goal = callers.acknowledged + load.transactions
+    while callers.acknowledged < goal:  # noqa: ASYNC110 -- an event would cost every call
+        await asyncio.sleep(0.05)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    at_s: float
+    acknowledged: int
+    batches: int
+    python_s: float
+    backend_s: float
+
+    @classmethod
+    def of(cls, callers: Callers, backends: Sequence[int]) -> "Snapshot":
+        return cls(
+            time.perf_counter(),
+            callers.acknowledged,
+            callers.sequencer.status.batches,
+            time.process_time(),
+            sum(cpu_seconds(pid) for pid in backends),
+        )
+
+
+def summary(before: Snapshot, after: Snapshot, acknowledged: int) -> EngineRun:
+    count = after.acknowledged - before.acknowledged
+    seconds = after.at_s - before.at_s
+    return EngineRun(
+        acknowledged=acknowledged,
+        seconds=seconds,
+        rate=count / seconds,
+        batch_mean=count / max(1, after.batches - before.batches),
+        python_us=(after.python_s - before.python_s) / max(1, count) * 1e6,
+        backend_us=(after.backend_s - before.backend_s) / max(1, count) * 1e6,
+        memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+
+
+async def backend_pids(dsn: str) -> list[int]:
+    """The server processes of the sequencer's connections."""
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        cursor = await connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'cloister-sequencer'"
+            " AND datname = current_database()"
+        )
+        return [int(row[0]) for row in await cursor.fetchall()]
+
+
+def commands(load: EngineLoad) -> list[CreateLedgerTransaction]:
+    """Transactions of two entries between different accounts, as often in either direction."""
+    draw = random.Random(SEED)
+    hot, others = load.accounts[0], load.accounts[1:]
+    made: list[CreateLedgerTransaction] = []
+    for _ in range(COMMANDS):
+        pair = [hot, draw.choice(others)] if load.hot else draw.sample(load.accounts, 2)
+        draw.shuffle(pair)
+        amount = draw.randint(1, AMOUNT_MAX)
+        entries = (
+            EntryDraft(ledger_account_id=pair[0], direction=Direction.DEBIT, amount=amount),
+            EntryDraft(ledger_account_id=pair[1], direction=Direction.CREDIT, amount=amount),
+        )
+        made.append(
+            CreateLedgerTransaction(entries=entries, status=Status.POSTED, description="transfer")
+        )
+    return made
+
+
+def attempts() -> Iterator[Idempotency]:
+    """A new idempotency key each time."""
+    prefix = uuid.uuid4().hex
+    for number in itertools.count():
+        yield Idempotency(api_key_id=prefix, key=f"{prefix}-{number}")
+
+
+def main() -> None:
+    load = msgspec.json.decode(sys.stdin.buffer.read(), type=EngineLoad)
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(measure(load))))
+
+
+if __name__ == "__main__":
+    main()
