@@ -33,12 +33,10 @@ DISCOURAGED_FILES = {
 }
 
 
-def modules() -> Iterator[Path]:
-    for package in PACKAGES:
-        yield from sorted((ROOT / package).rglob("*.py"))
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_module_is_tidy(path: Path) -> None:
     text = path.read_text("utf-8")
     tree = ast.parse(text)
@@ -51,7 +49,7 @@ def test_module_is_tidy(path: Path) -> None:
     assert not long
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     imported = {name.split(".")[0] for name in imports(ast.parse(path.read_text("utf-8")))}
