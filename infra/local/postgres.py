@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -32,7 +31,6 @@ from infra.errors import (
     PostgresInUse,
     PostgresStartFailed,
 )
-from infra.local import tether
 from infra.local.binaries import BINDIR_VARIABLE, Binaries, unprivileged
 from infra.local.private import (
     ensure_private_directory,
@@ -40,7 +38,7 @@ from infra.local.private import (
     sync_directory,
     write_private,
 )
-from infra.local.processes import log_tail, processes_running_in
+from infra.local.processes import log_tail, processes_running_in, tethered
 
 SUPERUSER: Final = "postgres"
 PORT: Final = 5432
@@ -119,34 +117,24 @@ class Postgres:
         else:
             run_initdb(self.directory, self.binaries, self.passwords[SUPERUSER])
 
-    def prepare(self, wait_s: float = PREDECESSOR_S_MAX) -> None:
-        """Make the directory ready for a server start: nobody on it, settings as they shall be.
+    def prepare(self) -> None:
+        """Write the settings as they shall be and make the socket directory; repeatable.
 
-        Waits for what a killed or stopping predecessor left running. Raises PostgresInUse where
-        a server keeps running on the directory.
+        The caller has made sure that no server runs on the directory (`is_unused`).
         """
         check_version(self.data, self.binaries)
-        wait_until_unused(self.data, wait_s)
         remove_stale_lock(self.data)
         ensure_private_directory(self.socket_directory)
         text = render_settings(self.name, self.socket_directory, self.sizing)
         write_private(self.data / OWN_FILE, text)
 
     def command(self) -> list[str]:
-        """The server's command line; the process must be started by the calling process.
+        """The server's command line, for the thread that starts it.
 
-        The server shuts down (fast) when the thread that started it ends.
+        The server shuts down (fast) when that thread ends.
         """
-        script = [sys.executable, "-I", "-S", tether.__file__]
-        return [
-            *unprivileged(),
-            *script,
-            str(int(signal.SIGINT)),
-            str(os.getpid()),
-            self.binaries.path("postgres"),
-            "-D",
-            str(self.data),
-        ]
+        server = [self.binaries.path("postgres"), "-D", str(self.data)]
+        return [*unprivileged(), *tethered(signal.SIGINT, server)]
 
     def answers(self) -> bool:
         """Whether the server accepts connections now."""
@@ -165,7 +153,8 @@ class Postgres:
         """
         if self.process is not None and self.process.poll() is None:
             raise PostgresInUse(f"Postgres {self.name} is running already, pid {self.process.pid}")
-        self.prepare(wait_s)
+        wait_until_unused(self.data, wait_s)
+        self.prepare()
         with self.log.open("ab") as log:
             log_start = log.tell()
             self.process = subprocess.Popen(
@@ -278,24 +267,31 @@ def check_version(data: Path, binaries: Binaries) -> None:
 
 
 def wait_until_unused(data: Path, wait_s: float) -> None:
-    """Return when no server process works in the data directory; raises PostgresInUse.
+    """Return when no server process works in the data directory; raises PostgresInUse."""
+    started = time.monotonic()
+    while not is_unused(data, time.monotonic() - started, wait_s):
+        time.sleep(POLL_S)
+
+
+def is_unused(data: Path, waited_s: float, wait_s_max: float = PREDECESSOR_S_MAX) -> bool:
+    """Whether no server process works in the directory; raises PostgresInUse once it is in vain.
 
     Cases: a postmaster that was told to stop, or backends that outlive a killed postmaster and
     still hold its shared memory, are waited for until the deadline. A postmaster that serves gets
     a short grace only: its owner may have died this instant and its signal be under way.
     """
-    started = time.monotonic()
-    while running := processes_running_in(data, "postgres"):
-        lock = read_lock(data)
-        serving = lock is not None and lock.pid in running and lock.status != "stopping"
-        waited = time.monotonic() - started
-        if waited > wait_s or (serving and waited > PREDECESSOR_SERVING_S_MAX):
-            pid = lock.pid if lock is not None and lock.pid in running else min(running)
-            raise PostgresInUse(
-                f"{data} is in use by another Postgres, pid {pid}. Remedy: stop its platform"
-                f" (`cloister down`), or stop it with `kill -INT {pid}`"
-            )
-        time.sleep(POLL_S)
+    running = processes_running_in(data, "postgres")
+    if not running:
+        return True
+    lock = read_lock(data)
+    serving = lock is not None and lock.pid in running and lock.status != "stopping"
+    if waited_s <= min(wait_s_max, PREDECESSOR_SERVING_S_MAX if serving else wait_s_max):
+        return False
+    pid = lock.pid if lock is not None and lock.pid in running else min(running)
+    raise PostgresInUse(
+        f"{data} is in use by another Postgres, pid {pid}. Remedy: stop its platform"
+        f" (`cloister down`), or stop it with `kill -INT {pid}`"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

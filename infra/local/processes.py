@@ -1,11 +1,25 @@
-"""What can be seen of processes and logs from outside; reads only, signals nobody."""
+"""How children are started, and what can be seen of processes and logs; signals nobody."""
 
 import os
+import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from infra.local import tether
+
 LOG_TAIL_BYTES: Final = 4000
 LOG_TAIL_LINES: Final = 15
+
+
+def tethered(parent_death: signal.Signals, command: Sequence[str]) -> list[str]:
+    """The command line that runs `command` and signals it when the starting thread ends.
+
+    Valid for children of the calling process only. The process id stays that of the command.
+    """
+    script = [sys.executable, "-I", "-S", tether.__file__]
+    return [*script, str(int(parent_death)), str(os.getpid()), *command]
 
 
 def processes_running_in(directory: Path, command: str) -> list[int]:

@@ -1,0 +1,188 @@
+"""The demo tenant: made at the first start, so that the first call of the API is one paste away."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import httpx
+import msgspec
+
+from infra.errors import StartFailed
+from infra.local.layout import DataDirectory
+from infra.local.private import write_private
+
+SLUG: Final = "demo"
+DEMO_FILE: Final = "demo.json"
+REACHABLE_S_MAX: Final = 20.0
+"""From the tenant's making until the router must let it through."""
+REFUSED_S_MAX: Final = 5.0
+"""How long a stored key must be refused until it counts as revoked: routers learn with delay."""
+POLL_S: Final = 0.05
+REQUEST_S_MAX: Final = 10.0
+ERROR_CHARACTERS_MAX: Final = 300
+
+AnswerT = TypeVar("AnswerT")
+
+
+class Demo(msgspec.Struct, frozen=True):
+    """As the control plane answers the making of a tenant."""
+
+    tenant: str
+    organization_id: str
+    api_key: str
+    cell: str
+
+    def __repr__(self) -> str:
+        return f"Demo({self.organization_id})"
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    organization_id: str
+    api_key: str
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.organization_id})"
+
+
+class ListedTenant(msgspec.Struct, frozen=True):
+    tenant: str
+    cell: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoMaker:
+    """Brings the demo tenant about, through the control plane's API and the router."""
+
+    data: DataDirectory
+    client: httpx.AsyncClient
+    control_url: str
+    operator_token: str
+    router_url: str
+
+    async def ensure(self) -> Demo:
+        """The tenant and a key that works: the same as last time while that key is valid.
+
+        Repeatable from any interrupted point. Raises StartFailed if it cannot be had.
+        """
+        known = self.read()
+        if known is not None and await self.wait_until_let_through(known, REFUSED_S_MAX):
+            return known
+        made = await self.make()
+        if not await self.wait_until_let_through(made, REACHABLE_S_MAX):
+            raise StartFailed(f"{self.router_url} refuses the key that was made for {SLUG}")
+        return made
+
+    def read(self) -> Demo | None:
+        try:
+            return msgspec.json.decode((self.data.secrets / DEMO_FILE).read_bytes(), type=Demo)
+        except (OSError, msgspec.DecodeError):
+            # Lost credentials are replaced by a new key.
+            return None
+
+    async def wait_until_let_through(self, demo: Demo, refused_s_max: float) -> bool:
+        """Whether the API lets the tenant in; False once it has refused the key for so long.
+
+        Raises StartFailed if it says neither yes nor no.
+        """
+        started = time.monotonic()
+        while True:
+            said = await self.ping(demo)
+            if said == "200":
+                return True
+            waited_s = time.monotonic() - started
+            if said == "401" and waited_s > refused_s_max:
+                return False
+            if waited_s > REACHABLE_S_MAX:
+                raise StartFailed(
+                    f"{self.router_url} does not serve the tenant {SLUG} within"
+                    f" {REACHABLE_S_MAX:g} s; its last answer: {said}"
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def ping(self, demo: Demo) -> str:
+        """The status of the answer, or what went wrong."""
+        try:
+            answer = await self.client.get(
+                f"{self.router_url}/api/ping", auth=(demo.organization_id, demo.api_key)
+            )
+        except httpx.HTTPError as exc:
+            return str(exc) or type(exc).__name__
+        return str(answer.status_code)
+
+    async def make(self) -> Demo:
+        """The tenant, or a new key for it where it exists already; kept in a private file."""
+        created = await self.call("POST", "/v1/tenants", {"slug": SLUG})
+        if created.status_code == 409:
+            demo = await self.renew()
+        else:
+            demo = decode(created, Demo)
+        write_private(self.data.secrets / DEMO_FILE, msgspec.json.encode(demo).decode())
+        return demo
+
+    async def renew(self) -> Demo:
+        tenants = decode(await self.call("GET", "/v1/tenants"), list[ListedTenant])
+        cell = next((tenant.cell for tenant in tenants if tenant.tenant == SLUG), "")
+        key = decode(await self.call("POST", f"/v1/tenants/{SLUG}/keys", {}), NewKey)
+        return Demo(
+            tenant=SLUG, organization_id=key.organization_id, api_key=key.api_key, cell=cell
+        )
+
+    async def call(
+        self, method: str, path: str, body: dict[str, str] | None = None
+    ) -> httpx.Response:
+        try:
+            return await self.client.request(
+                method,
+                self.control_url + path,
+                json=body,
+                headers={"authorization": f"Bearer {self.operator_token}"},
+                timeout=REQUEST_S_MAX,
+            )
+        except httpx.HTTPError as exc:
+            reason = str(exc) or type(exc).__name__
+            raise StartFailed(
+                f"the control plane did not answer {method} {path}: {reason}"
+            ) from exc
+
+
+def decode(answer: httpx.Response, kind: type[AnswerT]) -> AnswerT:
+    """The answer's body. Raises StartFailed for an error or another form; never shows a key."""
+    asked = f"{answer.request.method} {answer.request.url.path}"
+    if not answer.is_success:
+        said = answer.text[:ERROR_CHARACTERS_MAX]
+        raise StartFailed(f"the control plane refused {asked} ({answer.status_code}): {said}")
+    try:
+        return msgspec.json.decode(answer.content, type=kind)
+    except msgspec.DecodeError as exc:
+        raise StartFailed(f"the control plane answered {asked} in another form: {exc}") from exc
+
+
+def render_snippet(demo: Demo, router_url: str) -> str:
+    """A program for the official SDK that runs as it stands: one balanced transaction."""
+    return f'''\
+from modern_treasury import ModernTreasury
+
+client = ModernTreasury(
+    organization_id="{demo.organization_id}",
+    api_key="{demo.api_key}",
+    base_url="{router_url}",
+)
+ledger = client.ledgers.create(name="Quickstart")
+cash = client.ledger_accounts.create(
+    ledger_id=ledger.id, name="Cash", currency="USD", normal_balance="debit"
+)
+wallet = client.ledger_accounts.create(
+    ledger_id=ledger.id, name="Customer wallet", currency="USD", normal_balance="credit"
+)
+client.ledger_transactions.create(
+    description="Deposit",
+    status="posted",
+    ledger_entries=[
+        {{"ledger_account_id": cash.id, "direction": "debit", "amount": 1250}},
+        {{"ledger_account_id": wallet.id, "direction": "credit", "amount": 1250}},
+    ],
+)
+balance = client.ledger_accounts.retrieve(wallet.id).balances.posted_balance
+print(f"{{balance.amount}} {{balance.currency}} (exponent {{balance.currency_exponent}})")
+'''
