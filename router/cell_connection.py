@@ -1,0 +1,348 @@
+"""One kept-alive connection to a cell: writes a request, reads its answer, passes it on.
+
+Carries one exchange at a time and pipelines nothing: then an answer can belong to no other request
+than the one just sent, and any byte beyond it ends the connection. Decides nothing about retries;
+a broken exchange goes to the forwarder with the way it broke.
+
+A small answer leaves in one piece. A large one is streamed: while the client's connection cannot
+take more, reading from the cell pauses.
+"""
+
+import asyncio
+import logging
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from cell.wire import Verdict
+from router import framing
+from router.exchange import Exchange
+from router.framing import ANSWER_FIELDS, Noted, NotedField
+
+if TYPE_CHECKING:
+    from router.cell_pool import CellPool
+
+log = logging.getLogger(__name__)
+
+ONE_WRITE_BYTES_MAX: Final = 64 * 1024
+"""Up to here head and body are joined for one write; above it the copy would cost more."""
+ANSWER_HEAD_BYTES_MAX: Final = 64 * 1024
+
+NOT_OWNER_VERDICTS: Final = frozenset((Verdict.MOVED.encode(), Verdict.NOT_OWNER.encode()))
+"""Verdicts whose answer is not passed on: another cell may own the tenant."""
+
+
+class Loss(StrEnum):
+    """The ways in which a request can lose its answer."""
+
+    CONNECT = "connect"
+    """No connection could be opened; nothing was sent."""
+    SILENT = "silent"
+    """Closed after the request was sent, before the first byte of an answer."""
+    BROKEN = "broken"
+    """Closed in the middle of an answer."""
+    UNUSABLE = "unusable"
+    """The answer was no HTTP, or did not say where it ends."""
+
+
+class CellConnection(asyncio.Protocol):
+    __slots__ = (
+        "_bodiless",
+        "_body",
+        "_chunked",
+        "_complete",
+        "_exchange",
+        "_field_of",
+        "_head",
+        "_head_bytes",
+        "_heard",
+        "_interim",
+        "_keep_alive",
+        "_length",
+        "_noted",
+        "_parser",
+        "_passed",
+        "_pool",
+        "_status",
+        "_surplus",
+        "_transport",
+        "_verdict",
+        "since_s",
+    )
+
+    def __init__(self, pool: "CellPool") -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._parser = httptools.HttpResponseParser(self)
+        self._field_of = ANSWER_FIELDS.known.get
+        self._passed: list[bytes] = []
+        self._noted: list[NotedField] = []
+        self._body: list[bytes] = []
+        self._exchange: Exchange | None = None
+        self.since_s = 0.0
+        """When the sweep first saw it idle, or busy without a client; 0 before that."""
+        self._interim = False
+        self._keep_alive = False
+        self._begin_answer()
+
+    def _begin_answer(self) -> None:
+        self._heard = False
+        self._head_bytes = 0
+        """Read so far while the head is not complete."""
+        self._head: bytes | None = None
+        self._status = 0
+        self._length: bytes | None = None
+        self._chunked = False
+        self._bodiless = False
+        self._complete = False
+        self._surplus = False
+        self._verdict: bytes | None = None
+
+    # -- what the pool and the forwarder ask for
+
+    def send(self, exchange: Exchange) -> None:
+        """Carry the exchange. Requires an idle connection that is not closing."""
+        self._exchange = exchange
+        exchange.carrier = self
+        self.since_s = 0.0
+        head = framing.request_head(exchange)
+        if len(exchange.body) <= ONE_WRITE_BYTES_MAX:
+            self._transport.write(head + exchange.body)
+        else:
+            self._transport.writelines((head, exchange.body))
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def is_idle(self) -> bool:
+        return self._exchange is None
+
+    def is_orphaned(self) -> bool:
+        """Busy, but nobody waits for the answer."""
+        return self._exchange is not None and self._exchange.client is None
+
+    def close(self) -> None:
+        """Drop whatever is carried, without a word to anyone."""
+        if self._exchange is not None:
+            self._exchange.carrier = None
+            self._exchange = None
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._pool.connected(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # First out of the pool: the resend that may follow must not find this connection there.
+        self._pool.disconnected(self)
+        if self._exchange is not None:
+            self._lose(Loss.BROKEN if self._heard else Loss.SILENT)
+
+    def eof_received(self) -> bool:
+        self._pool.not_idle(self)
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            # Nothing was asked. Kept, these bytes would be read as the next request's answer.
+            self._pool.not_idle(self)
+            self._transport.abort()
+            return
+        self._heard = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            self._refuse_answer(exchange, str(exc.__context__ or exc))
+            return
+        if self._complete:
+            self._finish(exchange)
+        elif self._head is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > ANSWER_HEAD_BYTES_MAX:
+                self._refuse_answer(exchange, f"its head exceeds {ANSWER_HEAD_BYTES_MAX} bytes")
+        elif self._verdict is None:
+            self._stream(exchange)
+
+    # -- httptools callbacks; what they raise comes out of feed_data as HttpParserError
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._surplus = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        field = self._field_of(name)
+        if field is None:
+            field = ANSWER_FIELDS.learn(name)
+        if field.__class__ is bytes:
+            self._passed.append(field)
+            self._passed.append(value)
+        else:
+            self._noted.append((cast(Noted, field), name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._complete:
+            return
+        exchange = self._exchange
+        assert exchange is not None, "parsing without an exchange"
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._begin_interim(status)
+            return
+        passed = self._note()
+        self._status = status
+        self._keep_alive = self._parser.should_keep_alive()
+        self._head = framing.answer_head(exchange, status, passed)
+        if exchange.is_head or status == 204 or status == 304:
+            self._bodiless = True
+            # The parser does not know what was asked and waits for the body that HEAD leaves out.
+            self._complete = exchange.is_head
+        elif self._length is None and not self._chunked:
+            raise ValueError("an answer that ends with its connection could be cut unnoticed")
+
+    def _begin_interim(self, status: int) -> None:
+        if status == 101:
+            raise ValueError("nobody asked to switch protocols")
+        self._interim = True
+        self._passed.clear()
+        self._noted.clear()
+
+    def _note(self) -> list[bytes]:
+        """Act upon the noted headers; what passes on to the client."""
+        passed, listed = self._passed, frozenset[bytes]()
+        for field, _, value in self._noted:
+            if field is framing.CONTENT_LENGTH:
+                self._length = value
+            elif field is framing.TRANSFER_ENCODING:
+                self._chunked = value.lower() == b"chunked"
+            elif field is framing.CONNECTION:
+                listed |= framing.connection_tokens(value)
+            elif field is framing.VERDICT and value in NOT_OWNER_VERDICTS:
+                self._verdict = value
+        if listed:
+            passed = framing.without(passed, listed)
+        self._passed = []
+        self._noted.clear()
+        return passed
+
+    def on_body(self, body: bytes) -> None:
+        if self._complete:
+            self._surplus = True
+        elif self._verdict is None:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+        else:
+            self._complete = True
+
+    # -- the answer
+
+    def _finish(self, exchange: Exchange) -> None:
+        head, verdict, status = self._head, self._verdict, self._status
+        assert head is not None, "a complete answer has a head"
+        client, close = exchange.client, self._closes_client(exchange)
+        answer = self._rest(exchange) if exchange.answering else self._whole(head, close=close)
+        reusable = self._keep_alive and not self._surplus and not self._has_unsent(exchange)
+        if exchange.is_head:
+            self._parser = httptools.HttpResponseParser(self)
+        self._exchange = exchange.carrier = None
+        self._passed.clear()
+        self._noted.clear()
+        self._begin_answer()
+        # Before the client is answered: its next request, already waiting, can then use this
+        # very connection.
+        if reusable and not self._transport.is_closing():
+            self._pool.release(self)
+        else:
+            self._transport.close()
+        if verdict is not None:
+            self._pool.forwarder.not_applied(exchange, Verdict(verdict.decode()))
+            return
+        self._pool.answers[status // 100] += 1
+        if client is not None:
+            client.answer(exchange, answer, close=close)
+        else:
+            exchange.done = True
+
+    def _closes_client(self, exchange: Exchange) -> bool:
+        client = exchange.client
+        return exchange.close or (client is not None and client.is_draining())
+
+    def _whole(self, head: bytes, *, close: bool) -> bytes:
+        if self._bodiless:
+            length = None if self._status == 204 else self._length
+            return framing.bodiless_answer(head, length, close=close)
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        return framing.whole_answer(head, body, close=close)
+
+    def _rest(self, exchange: Exchange) -> bytes:
+        body = b"".join(self._body)
+        self._body.clear()
+        if self._length is not None or exchange.http_10:
+            return body
+        return (framing.chunk(body) if body else b"") + framing.LAST_CHUNK
+
+    def _stream(self, exchange: Exchange) -> None:
+        client = exchange.client
+        if client is None:
+            # Nobody reads it. Its effect is committed, as the cell has begun to answer.
+            exchange.done = True
+            self.close()
+            return
+        body = b"".join(self._body)
+        self._body.clear()
+        chunked = self._length is None and not exchange.http_10
+        part = (framing.chunk(body) if chunked else body) if body else b""
+        if not exchange.answering:
+            exchange.answering = True
+            exchange.since_s = 0.0
+            # Without chunks only the connection's end can tell an HTTP/1.0 client where it ends.
+            exchange.close |= client.is_draining() or (self._length is None and not chunked)
+            part = self._streamed_head(exchange, chunked) + part
+        client.answer_part(part)
+        if client.is_congested():
+            self._transport.pause_reading()
+
+    def _streamed_head(self, exchange: Exchange, chunked: bool) -> bytes:
+        assert self._head is not None, "streaming begins with a head"
+        return framing.streamed_head(
+            self._head, self._length, chunked=chunked, close=exchange.close
+        )
+
+    def _has_unsent(self, exchange: Exchange) -> bool:
+        """The cell answered without having read the request to its end."""
+        return (
+            len(exchange.body) > ONE_WRITE_BYTES_MAX and self._transport.get_write_buffer_size() > 0
+        )
+
+    def _refuse_answer(self, exchange: Exchange, reason: str) -> None:
+        log.warning(
+            "answer unusable",
+            extra={
+                "cell": self._pool.cell,
+                "request_id": exchange.request_id.decode(),
+                "reason": reason,
+            },
+        )
+        self._lose(Loss.UNUSABLE)
+
+    def _lose(self, loss: Loss) -> None:
+        exchange = self._exchange
+        assert exchange is not None, "nothing to lose"
+        self._exchange = exchange.carrier = None
+        self._pool.not_idle(self)
+        self._transport.abort()
+        self._pool.forwarder.lost(exchange, loss)

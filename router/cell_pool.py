@@ -1,0 +1,212 @@
+"""The kept-alive connections to one cell, and the bounded queue of requests waiting for one.
+
+A request takes an idle connection at once, the one used last, so that the surplus of a burst grows
+old and is closed. Otherwise it waits, first come first served, while connections are opened, as
+many as wait and the bound allows. Waiting is bounded in number and time. Every step is synchronous;
+only opening a connection awaits, in a task of its own.
+"""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from typing import Final, Protocol
+
+from cell.wire import Verdict
+from control_plane.routing import CellName
+from router.cell_connection import CellConnection, Loss
+from router.errors import CellOverloaded, Refusal
+from router.exchange import Exchange
+from router.settings import Address, Settings
+
+log = logging.getLogger(__name__)
+
+ORPHANED_MS_MAX: Final = 60_000
+"""How long an answer that nobody waits for any more may occupy a connection."""
+
+RESENDS_PER_S_MIN: Final = 3
+"""Resends per second that a cell without traffic may cause."""
+
+
+class Forwarder(Protocol):
+    """What a pool reports to."""
+
+    def lost(self, exchange: Exchange, loss: Loss) -> None: ...
+
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> None: ...
+
+    def not_applied(self, exchange: Exchange, verdict: Verdict) -> None: ...
+
+
+class CellPool:
+    def __init__(
+        self, cell: CellName, address: Address, settings: Settings, forwarder: Forwarder
+    ) -> None:
+        self.cell = cell
+        self.address = address
+        self.forwarder = forwarder
+        self._settings = settings
+        self._connections: set[CellConnection] = set()
+        self._idle: list[CellConnection] = []
+        self._waiters: deque[Exchange] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._reachable = True
+        """As of the last attempt; only to log each change once."""
+        self.answers = [0] * 10
+        """Answers passed on, by the first digit of the status."""
+        self.losses: Counter[Loss] = Counter()
+        self.resends = 0
+        """Requests sent or tried again, in total."""
+        self._resends_left = RESENDS_PER_S_MIN
+        self._answers_before = 0
+        self._budgeted_s = 0.0
+        self.shed = 0
+        """Requests refused because no connection came free in time."""
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._connections) - len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiters)
+
+    def submit(self, exchange: Exchange) -> None:
+        """Send the exchange as soon as a connection is free, or refuse it."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            # Found closed with nothing sent yet: the next one is as good.
+            if not connection.is_closing():
+                connection.send(exchange)
+                return
+        if len(self._waiters) >= self._settings.cell_waiters_max:
+            self._shed(exchange, "too many requests wait for this cell")
+            return
+        exchange.waiting_since_s = asyncio.get_running_loop().time()
+        self._waiters.append(exchange)
+        self._open_for_waiters()
+
+    def withdraw(self, exchange: Exchange) -> None:
+        """The exchange waits no longer, if it did."""
+        if exchange in self._waiters:
+            self._waiters.remove(exchange)
+
+    def may_resend(self) -> bool:
+        """Take one resend out of this second's budget, if any is left.
+
+        A tenth of the last second's answers: so a cell that comes back meets hardly more than its
+        usual load.
+        """
+        if self._resends_left < 1:
+            return False
+        self._resends_left -= 1
+        self.resends += 1
+        return True
+
+    def sweep(self, now_s: float) -> None:
+        """Let go of connections idle for too long and of requests that waited too long."""
+        if now_s - self._budgeted_s >= 1:
+            answers = sum(self.answers)
+            self._resends_left = max(RESENDS_PER_S_MIN, (answers - self._answers_before) // 10)
+            self._answers_before, self._budgeted_s = answers, now_s
+        wait_s = self._settings.cell_wait_ms_max / 1000
+        while self._waiters and now_s - self._waiters[0].waiting_since_s > wait_s:
+            self._shed(self._waiters.popleft(), "no connection to this cell came free in time")
+        for connection in tuple(self._connections):
+            self._sweep_connection(connection, now_s)
+
+    def _sweep_connection(self, connection: CellConnection, now_s: float) -> None:
+        is_idle = connection.is_idle()
+        if not is_idle and not connection.is_orphaned():
+            return
+        limit_ms = self._settings.cell_idle_ms_max if is_idle else ORPHANED_MS_MAX
+        if not connection.since_s:
+            connection.since_s = now_s
+        elif now_s - connection.since_s > limit_ms / 1000:
+            self.not_idle(connection)
+            connection.close()
+
+    def close(self) -> None:
+        """The cell is gone from the table: serve what is in flight or waits, keep nothing."""
+        self._closed = True
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    # -- what connections report
+
+    def connected(self, connection: CellConnection) -> None:
+        self._connections.add(connection)
+        if not self._reachable:
+            self._reachable = True
+            log.info("cell reachable again", extra={"cell": self.cell})
+        self.release(connection)
+
+    def release(self, connection: CellConnection) -> None:
+        """The connection is free: for whoever waits longest, else for later."""
+        if self._waiters:
+            connection.send(self._waiters.popleft())
+        elif self._closed:
+            connection.close()
+        else:
+            connection.since_s = 0.0
+            self._idle.append(connection)
+
+    def not_idle(self, connection: CellConnection) -> None:
+        """Nobody may take the connection any more."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def disconnected(self, connection: CellConnection) -> None:
+        self._connections.discard(connection)
+        self.not_idle(connection)
+        # A waiter that found every connection taken may open one in its place.
+        self._open_for_waiters()
+
+    # -- opening
+
+    def _open_for_waiters(self) -> None:
+        while (
+            len(self._opening) < len(self._waiters)
+            and len(self._connections) + len(self._opening) < self._settings.cell_connections_max
+        ):
+            task = asyncio.get_running_loop().create_task(
+                self._open(), name=f"connect to {self.cell}"
+            )
+            self._opening.add(task)
+            task.add_done_callback(self._opened)
+
+    async def _open(self) -> None:
+        async with asyncio.timeout(self._settings.cell_connect_ms_max / 1000):
+            await asyncio.get_running_loop().create_connection(
+                lambda: CellConnection(self), self.address.host, self.address.port
+            )
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._bear_failure(error)
+        # Also after a success: a request that came while this task was about to end counted on it,
+        # but the connection had gone to another one already.
+        self._open_for_waiters()
+
+    def _bear_failure(self, error: BaseException) -> None:
+        if self._reachable:
+            self._reachable = False
+            log.warning(
+                "cell unreachable", extra={"cell": self.cell, "reason": str(error) or repr(error)}
+            )
+        # One attempt was made for each waiter; the longest waiting bears the failure, unless
+        # another connection came free and served it meanwhile.
+        if len(self._waiters) > len(self._opening):
+            self.forwarder.lost(self._waiters.popleft(), Loss.CONNECT)
+
+    def _shed(self, exchange: Exchange, message: str) -> None:
+        self.shed += 1
+        self.forwarder.refuse(exchange, CellOverloaded(message))

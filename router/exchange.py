@@ -1,0 +1,87 @@
+"""One request and what has become of it, from its head to the last byte of its answer.
+
+A plain mutable object, the one exception to frozen data here: it is made once per request on the
+hot path, where a frozen dataclass costs more than the rest of the head's reading. Three parties
+write to it, one after another: the client's connection while it reads the request, the forwarder
+while it decides, the cell's connection while it carries it.
+"""
+
+from typing import TYPE_CHECKING
+
+from router.errors import Refusal
+
+if TYPE_CHECKING:
+    from router.cell_connection import CellConnection
+    from router.client_connection import ClientConnection
+    from router.routing_table import Route
+
+
+class Exchange:
+    __slots__ = (
+        "answering",
+        "authorization",
+        "body",
+        "carrier",
+        "client",
+        "close",
+        "done",
+        "expects_continue",
+        "exposed",
+        "fields",
+        "framed",
+        "hops",
+        "http_10",
+        "is_head",
+        "length",
+        "method",
+        "refusal",
+        "repeatable",
+        "request_id",
+        "resends",
+        "route",
+        "since_s",
+        "target",
+        "waiting_since_s",
+    )
+
+    def __init__(
+        self, client: "ClientConnection", request_id: bytes, method: bytes, target: bytes
+    ) -> None:
+        self.client: ClientConnection | None = client
+        """None once the client has hung up; the request is carried out all the same."""
+        self.request_id = request_id
+        self.method = method
+        self.target = target
+        self.is_head = method == b"HEAD"
+        self.repeatable = self.is_head or method == b"GET"
+        """A read, or a write with an idempotency key: sent twice it has the effect of once."""
+        self.http_10 = False
+        self.close = False
+        """The client's connection ends after this answer."""
+        self.authorization: bytes | None = None
+        self.framed = False
+        """The request declared a body, if only an empty one."""
+        self.length = 0
+        """Declared content length; 0 for a chunked body."""
+        self.expects_continue = False
+        self.fields = b""
+        """Header lines to forward, each with its leading CRLF."""
+        self.body = b""
+        self.refusal: Refusal | None = None
+        """Decided by the head alone; answered once the body is read and thrown away."""
+        self.route: Route
+        """Where it goes; set unless it is refused."""
+        self.carrier: CellConnection | None = None
+        """The connection that carries it now; None while it waits for one."""
+        self.exposed = False
+        """A cell may have executed it: sent at least once, and the answer was lost."""
+        self.resends = 0
+        self.hops = 0
+        self.answering = False
+        """Part of the answer has left; nothing but the rest of it, or a cut, may follow."""
+        self.since_s = 0.0
+        """When the sweep first saw it in its present stage; 0 before that."""
+        self.waiting_since_s = 0.0
+        """When it began to wait for a connection."""
+        self.done = False
+        """Answered, or given up; nobody may send it again."""

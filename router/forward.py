@@ -1,0 +1,216 @@
+"""What happens to a request between the client's connection and the cell's.
+
+The decisions are pure (`after_loss`, `may_follow`); the forwarder acts on them. A request is sent a
+second time only where that cannot do harm, at most once, and within its deadline:
+
+- no connection could be opened: nothing was sent, tried again after a short pause;
+- the connection closed before the first byte of an answer: the cell may have executed it, so only
+  a read or a request with an idempotency key is sent again, to the same cell;
+- the cell promises that it executed nothing and that the tenant moved: sent to the new owner once
+  our own table knows of it.
+
+Everything else is the client's to repeat. Once a request may have been executed, no later refusal
+may promise that it was not.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from cell.wire import Verdict
+from control_plane.routing import Epoch, OrganizationId
+from router.cell_connection import Loss
+from router.errors import (
+    AnswerLate,
+    AnswerLost,
+    CellOverloaded,
+    CellUnreachable,
+    NotApplied,
+    Refusal,
+    TenantMoving,
+)
+from router.exchange import Exchange
+
+if TYPE_CHECKING:
+    from router.routing_table import Route
+
+log = logging.getLogger(__name__)
+
+RESENDS_MAX: Final = 1
+HOPS_MAX: Final = 2
+"""Moves followed for one request; a third in one deadline means the table cannot be trusted."""
+RECONNECT_PAUSE_S: Final = (0.025, 0.25)
+"""Before the second attempt to connect, evenly random: many requests lose a cell at once."""
+
+
+class Next(Enum):
+    """What to do about a request that lost its answer."""
+
+    RESEND = "resend"
+    RESEND_LATER = "resend later"
+    UNREACHABLE = "unreachable"
+    """Nothing was sent: refuse, with the promise that nothing was executed."""
+    UNKNOWN = "unknown"
+    """Refuse, saying that the outcome is unknown."""
+    CUT = "cut"
+    """Part of the answer has left; only the connection's end can say that it is not whole."""
+
+
+def after_loss(
+    loss: Loss, *, answering: bool, repeatable: bool, exposed: bool, may_resend: Callable[[], bool]
+) -> Next:
+    """`may_resend` is asked last, as it spends from a budget."""
+    if answering:
+        return Next.CUT
+    if loss is Loss.CONNECT:
+        if may_resend():
+            return Next.RESEND_LATER
+        return Next.UNKNOWN if exposed else Next.UNREACHABLE
+    if loss is Loss.SILENT and repeatable and may_resend():
+        return Next.RESEND
+    return Next.UNKNOWN
+
+
+def may_follow(known: Epoch, routed_by: Epoch, hops: int) -> bool:
+    """Only forward: a route of the same epoch or a lower one is the one that was just refused."""
+    return known > routed_by and hops < HOPS_MAX
+
+
+class RequestForwarder:
+    def __init__(
+        self,
+        route_of: Callable[[OrganizationId], "Route | None"],
+        refresh: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._route_of = route_of
+        self._refresh = refresh
+        self._following: set[asyncio.Task[None]] = set()
+        self.followed = 0
+        """Requests sent on to a tenant's new cell."""
+
+    def forward(self, exchange: Exchange) -> None:
+        exchange.route.pool.submit(exchange)
+
+    def lost(self, exchange: Exchange, loss: Loss) -> None:
+        """The request has no answer, and no connection carries it any more."""
+        pool = exchange.route.pool
+        pool.losses[loss] += 1
+        if exchange.done:
+            return
+        exchange.exposed |= loss is not Loss.CONNECT
+        match after_loss(
+            loss,
+            answering=exchange.answering,
+            repeatable=exchange.repeatable,
+            exposed=exchange.exposed,
+            may_resend=lambda: exchange.resends < RESENDS_MAX and pool.may_resend(),
+        ):
+            case Next.CUT:
+                self._cut(exchange)
+            case Next.RESEND:
+                self._resend(exchange)
+            case Next.RESEND_LATER:
+                pause_s = random.uniform(*RECONNECT_PAUSE_S)
+                asyncio.get_running_loop().call_later(pause_s, self._resend, exchange)
+            case Next.UNREACHABLE:
+                self.refuse(exchange, CellUnreachable("the tenant's cell cannot be reached"))
+            case Next.UNKNOWN:
+                self.refuse(exchange, _answer_lost(exchange))
+
+    def _resend(self, exchange: Exchange) -> None:
+        # It may have met its deadline during the pause; answered once, it is never sent again.
+        if not exchange.done:
+            exchange.resends += 1
+            exchange.route.pool.submit(exchange)
+
+    def _cut(self, exchange: Exchange) -> None:
+        exchange.done = True
+        if exchange.client is not None:
+            exchange.client.cut(exchange)
+
+    def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        """Answer with our own words, never promising more than is known."""
+        if isinstance(refusal, NotApplied) and exchange.exposed:
+            refusal = _answer_lost(exchange)
+        if refusal.status in (502, 504):
+            log.warning(
+                "outcome unknown",
+                extra={
+                    "tenant": exchange.route.tenant,
+                    "cell": exchange.route.pool.cell,
+                    "request_id": exchange.request_id.decode(),
+                    "status": refusal.status,
+                },
+            )
+        exchange.done = True
+        if exchange.client is not None:
+            exchange.client.refuse(exchange, refusal)
+
+    def expire(self, exchange: Exchange) -> None:
+        """The deadline has passed, wherever the request is now."""
+        carrier = exchange.carrier
+        exchange.route.pool.withdraw(exchange)
+        if carrier is not None:
+            carrier.close()
+            exchange.exposed = True
+        if exchange.answering:
+            self._cut(exchange)
+        elif exchange.exposed:
+            message = "the cell did not answer in time; the request may have been executed"
+            self.refuse(exchange, AnswerLate(message, repeatable=_client_may_repeat(exchange)))
+        else:
+            self.refuse(exchange, CellOverloaded("the request did not get through in time"))
+
+    def not_applied(self, exchange: Exchange, verdict: Verdict) -> None:
+        """The cell promises that it executed nothing, as it does not own the tenant."""
+        task = asyncio.get_running_loop().create_task(
+            self._follow(exchange, verdict), name=f"follow {exchange.request_id.decode()}"
+        )
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
+
+    async def _follow(self, exchange: Exchange, verdict: Verdict) -> None:
+        routed_by = exchange.route
+        route = self._newer(exchange)
+        if route is None:
+            await self._refresh()
+            route = self._newer(exchange)
+        if exchange.done:
+            return
+        if route is None:
+            log.info(
+                "not followed",
+                extra={
+                    "tenant": routed_by.tenant,
+                    "cell": routed_by.pool.cell,
+                    "epoch": routed_by.epoch,
+                    "verdict": verdict,
+                },
+            )
+            self.refuse(exchange, TenantMoving("the tenant is moving; nothing was executed"))
+            return
+        exchange.hops += 1
+        exchange.route = route
+        self.followed += 1
+        route.pool.submit(exchange)
+
+    def _newer(self, exchange: Exchange) -> "Route | None":
+        route = self._route_of(exchange.route.tenant)
+        if route is None or not may_follow(route.epoch, exchange.route.epoch, exchange.hops):
+            return None
+        return route
+
+
+def _answer_lost(exchange: Exchange) -> AnswerLost:
+    return AnswerLost(
+        "the cell's answer was lost; the request may have been executed",
+        repeatable=_client_may_repeat(exchange),
+    )
+
+
+def _client_may_repeat(exchange: Exchange) -> bool:
+    """Beyond what the router itself repeats: in this API only POST creates something anew."""
+    return exchange.repeatable or exchange.method != b"POST"

@@ -1,0 +1,119 @@
+"""Prometheus metrics, read from plain counters when asked: the hot path only adds integers.
+
+Labels are bounded: cells of the table, classes of statuses, refusals and losses we name ourselves.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.cell_connection import Loss
+from router.errors import REFUSALS
+
+if TYPE_CHECKING:
+    from router.app import Router
+
+
+class RouterMetrics(Collector):
+    def __init__(self, router: "Router") -> None:
+        self._router = router
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._per_cell_counters()
+        yield from self._per_cell_gauges()
+        yield from self._clients()
+        yield from self._routing()
+
+    def _per_cell_counters(self) -> Iterator[Metric]:
+        answers = CounterMetricFamily(
+            "cloister_router_answers", "Answers of cells passed on", labels=("cell", "status")
+        )
+        losses = CounterMetricFamily(
+            "cloister_router_losses",
+            "Requests that lost their answer, by cause",
+            labels=("cell", "cause"),
+        )
+        resends = CounterMetricFamily(
+            "cloister_router_resends", "Requests tried a second time", labels=("cell",)
+        )
+        shed = CounterMetricFamily(
+            "cloister_router_shed", "Requests for which no connection came free", labels=("cell",)
+        )
+        for pool in self._router.routes.pools:
+            for digit in range(1, 6):
+                answers.add_metric((pool.cell, f"{digit}xx"), pool.answers[digit])
+            for loss in Loss:
+                losses.add_metric((pool.cell, loss.value), pool.losses[loss])
+            resends.add_metric((pool.cell,), pool.resends)
+            shed.add_metric((pool.cell,), pool.shed)
+        yield from (answers, losses, resends, shed)
+
+    def _per_cell_gauges(self) -> Iterator[Metric]:
+        in_flight = GaugeMetricFamily(
+            "cloister_router_in_flight", "Requests a cell has now", labels=("cell",)
+        )
+        waiting = GaugeMetricFamily(
+            "cloister_router_waiting", "Requests waiting for a connection", labels=("cell",)
+        )
+        connections = GaugeMetricFamily(
+            "cloister_router_cell_connections", "Open connections to a cell", labels=("cell",)
+        )
+        for pool in self._router.routes.pools:
+            in_flight.add_metric((pool.cell,), pool.in_flight)
+            waiting.add_metric((pool.cell,), pool.waiting)
+            connections.add_metric((pool.cell,), pool.open_connections)
+        yield from (in_flight, waiting, connections)
+
+    def _clients(self) -> Iterator[Metric]:
+        edge = self._router.edge
+        yield CounterMetricFamily(
+            "cloister_router_requests", "Requests whose head was read", edge.requests
+        )
+        refusals = CounterMetricFamily(
+            "cloister_router_refusals", "Answers by the router itself", labels=("status", "code")
+        )
+        for refusal in REFUSALS:
+            refusals.add_metric((str(refusal.status), refusal.code), edge.refusals[refusal])
+        yield refusals
+        yield CounterMetricFamily(
+            "cloister_router_followed",
+            "Requests sent on to a tenant's new cell",
+            self._router.forwarder.followed,
+        )
+        yield GaugeMetricFamily(
+            "cloister_router_client_connections", "Open connections", len(edge.connections)
+        )
+        yield GaugeMetricFamily(
+            "cloister_router_buffered_bytes", "Request bodies held", edge.buffered_bytes
+        )
+
+    def _routing(self) -> Iterator[Metric]:
+        routes, follower = self._router.routes, self._router.follower
+        yield GaugeMetricFamily(
+            "cloister_router_routing_version", "Of the table; -1 is none", routes.version
+        )
+        yield GaugeMetricFamily(
+            "cloister_router_routing_tenants", "Placements in the table", routes.tenants
+        )
+        yield GaugeMetricFamily(
+            "cloister_router_routing_fresh", "1 while confirmed lately", int(routes.is_fresh)
+        )
+        age_s = follower.age_s
+        if age_s is not None:
+            yield GaugeMetricFamily(
+                "cloister_router_routing_age_seconds", "Since last confirmed", age_s
+            )
+        polls = CounterMetricFamily(
+            "cloister_router_polls", "Polls of the control plane", labels=("outcome",)
+        )
+        for outcome, count in follower.polls.items():
+            polls.add_metric((outcome,), count)
+        yield polls

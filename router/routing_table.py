@@ -1,0 +1,144 @@
+"""Where each tenant lives, as this router knows it: the table, whether it is fresh, the routes.
+
+Tables are adopted whole or refused whole (`refusal_of`, pure). They never expire: with the control
+plane away, known tenants are served for as long as it takes. Only the answer for unknown tenants
+depends on freshness: refused while the table is fresh, told to come back while it is stale, since
+the tenant may have been created meanwhile.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from control_plane.routing import CellName, Epoch, OrganizationId, RoutingTable
+from router.cell_pool import CellPool
+from router.credentials import organization_of
+from router.errors import InvalidCredentials, NoRoutingTable, TenantUnresolved
+from router.framing import route_fields
+from router.settings import Address
+
+log = logging.getLogger(__name__)
+
+NO_VERSION: Final = -1
+"""Asked for as `after` while there is no table: lower than any version."""
+
+
+def refusal_of(current: RoutingTable | None, candidate: RoutingTable) -> str | None:
+    """Why the candidate must not replace the current table; None if it may.
+
+    A control plane restored from an older backup would send tenants back to cells they have left;
+    so neither the version nor any tenant's epoch may go down.
+    """
+    for cell, described in candidate.cells.items():
+        try:
+            Address.parse(described.address)
+        except ValueError as exc:
+            return f"cell {cell}: {exc}"
+    for tenant, placement in candidate.tenants.items():
+        if placement.cell not in candidate.cells:
+            return f"tenant {tenant} is placed on {placement.cell}, which the table does not know"
+    if current is None:
+        return None
+    if candidate.version < current.version:
+        return f"version {candidate.version} is lower than {current.version}"
+    for tenant, placement in candidate.tenants.items():
+        known = current.tenants.get(tenant)
+        if known is not None and placement.epoch < known.epoch:
+            return f"epoch {placement.epoch} of tenant {tenant} is lower than {known.epoch}"
+    return None
+
+
+class Route:
+    """A tenant's placement, ready to be used by requests."""
+
+    __slots__ = ("epoch", "fields", "pool", "tenant")
+
+    def __init__(self, tenant: OrganizationId, epoch: Epoch, pool: CellPool) -> None:
+        self.tenant = tenant
+        self.epoch = epoch
+        self.pool = pool
+        self.fields = route_fields(str(pool.address), tenant, epoch)
+
+
+class Routes:
+    def __init__(self, open_pool: Callable[[CellName, Address], CellPool]) -> None:
+        self._open_pool = open_pool
+        self._table: RoutingTable | None = None
+        self._routes: dict[OrganizationId, Route] = {}
+        """Made when first asked for; at most one per tenant of the table."""
+        self._pools: dict[CellName, CellPool] = {}
+        self._retired: list[CellPool] = []
+        """Of addresses no longer in the table, until their last request is done."""
+        self.is_fresh = False
+        """Kept by the follower: the control plane answered lately."""
+
+    @property
+    def version(self) -> int:
+        return NO_VERSION if self._table is None else self._table.version
+
+    @property
+    def tenants(self) -> int:
+        return 0 if self._table is None else len(self._table.tenants)
+
+    @property
+    def pools(self) -> tuple[CellPool, ...]:
+        """One for each cell of the table."""
+        return tuple(self._pools.values())
+
+    def sweep(self, now_s: float) -> None:
+        for pool in (*self._pools.values(), *self._retired):
+            pool.sweep(now_s)
+        self._retired = [pool for pool in self._retired if pool.open_connections or pool.waiting]
+
+    def resolve(self, authorization: bytes | None) -> Route:
+        """The route of whoever is asking.
+
+        Raises InvalidCredentials, NoRoutingTable or TenantUnresolved.
+        """
+        if authorization is None:
+            raise InvalidCredentials("HTTP Basic credentials are required")
+        tenant = organization_of(authorization)
+        if tenant is None:
+            raise InvalidCredentials("the Authorization header holds no HTTP Basic credentials")
+        route = self._routes.get(tenant) or self.route_of(tenant)
+        if route is not None:
+            return route
+        if self._table is None:
+            raise NoRoutingTable("the router has not learnt where tenants live yet")
+        if not self.is_fresh:
+            raise TenantUnresolved("the tenant is unknown, but the routing table is not up to date")
+        raise InvalidCredentials("unknown organization id or API key")
+
+    def route_of(self, tenant: OrganizationId) -> Route | None:
+        """The tenant's present route."""
+        route = self._routes.get(tenant)
+        if route is None and self._table is not None:
+            placement = self._table.tenants.get(tenant)
+            if placement is not None:
+                route = Route(tenant, placement.epoch, self._pools[placement.cell])
+                self._routes[tenant] = route
+        return route
+
+    def adopt(self, candidate: RoutingTable) -> str | None:
+        """Replace the table; or return why it is refused, and keep the one there is."""
+        refusal = refusal_of(self._table, candidate)
+        if refusal is not None:
+            return refusal
+        self._table = candidate
+        pools: dict[CellName, CellPool] = {}
+        for cell, described in candidate.cells.items():
+            address = Address.parse(described.address)
+            pool = self._pools.get(cell)
+            keep = pool is not None and pool.address == address
+            pools[cell] = pool if pool is not None and keep else self._open_pool(cell, address)
+        for cell, pool in self._pools.items():
+            if pools.get(cell) is not pool:
+                pool.close()
+                self._retired.append(pool)
+        self._pools = pools
+        self._routes = {}
+        log.info(
+            "routing table adopted",
+            extra={"version": candidate.version, "tenants": len(candidate.tenants)},
+        )
+        return None

@@ -1,0 +1,109 @@
+"""The router's settings: read once from the environment into one frozen object.
+
+Every variable is `CLOISTER_ROUTER_` and the field's name in capitals. A missing or impossible value
+stops the process with the variable's name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from router.errors import SettingsError
+
+PREFIX: Final = "CLOISTER_ROUTER_"
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `host:port` or `[v6]:port`; raises ValueError."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+            raise ValueError(f"{text!r} is not host:port")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+LISTEN: Final = Address("127.0.0.1", 8080)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    operator_listen: Address
+    """Where /healthz and /metrics answer; loopback or a private network."""
+    token: str = field(repr=False)
+    """Bearer token of routers at the control plane."""
+    table_file: Path
+    """The disk copy of the routing table; `<name>.previous` beside it is the copy before."""
+    listen: Address = LISTEN
+    """Where tenants' requests arrive."""
+    control_url: str = "http://127.0.0.1:8081"
+
+    body_bytes_max: int = 25 * 1024 * 1024
+    """Of one request; more is 413. The API promises 25 MB."""
+    buffered_bytes_max: int = 256 * 1024 * 1024
+    """Of all request bodies held at once; more is 503."""
+    connections_max: int = 4096
+    """Of clients; one more is answered 503 and closed."""
+    header_ms_max: int = 5_000
+    """From a request's first byte to the end of its header section; then 408."""
+    body_ms_max: int = 30_000
+    """From the end of the header section to the end of the body; then 408."""
+    request_ms_max: int = 15_000
+    """From the whole request to the head of its answer, resends included; then 504."""
+    answer_ms_max: int = 60_000
+    """From the head of a streamed answer to its end; then the connection is cut."""
+    idle_ms_max: int = 75_000
+    """A client's connection without a request."""
+    drain_ms_max: int = 10_000
+    """After SIGTERM: how long requests in flight may take to finish."""
+
+    cell_connections_max: int = 64
+    """Per cell; each carries one request at a time, so this bounds what a cell has in flight."""
+    cell_waiters_max: int = 256
+    """Requests per cell waiting for a connection; one more is 503."""
+    cell_wait_ms_max: int = 1_000
+    """How long a request waits for a connection; then 503."""
+    cell_connect_ms_max: int = 1_000
+    """To open a connection to a cell."""
+    cell_idle_ms_max: int = 30_000
+    """An unused connection to a cell; less than the time after which a cell closes it (75 s)."""
+
+    poll_wait_ms: int = 20_000
+    """How long the control plane may hold a poll for a newer table."""
+    fresh_ms_max: int = 30_000
+    """The table counts as fresh while the last poll worked and is no older than this."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Raises SettingsError, which names the variable."""
+        values: dict[str, Any] = {f.name: _value(f, environment) for f in fields(cls)}
+        return cls(**values)
+
+
+def _value(setting: Field[Any], environment: Mapping[str, str]) -> object:
+    name = PREFIX + setting.name.upper()
+    text = environment.get(name, "").strip()
+    if not text:
+        if setting.default is MISSING:
+            raise SettingsError(f"{name} is not set")
+        return setting.default
+    try:
+        return _PARSERS[setting.type](text)
+    except ValueError as exc:
+        raise SettingsError(f"{name}: {exc}") from exc
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+_PARSERS: Final[dict[object, Any]] = {Address: Address.parse, str: str, Path: Path, int: _positive}

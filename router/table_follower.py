@@ -1,0 +1,161 @@
+"""Follows the control plane's routing table by long polls; the request path never waits for it.
+
+Keeps the disk copy, and knows whether the table is fresh: the last poll worked, and not long ago.
+A control plane that is away, or answers nonsense, or offers an older table changes nothing but
+that; it is asked again after a growing pause.
+"""
+
+import asyncio
+import logging
+import random
+from typing import Final
+
+import httpx
+import msgspec
+
+from router.errors import RouterError
+from router.routing_table import Routes
+from router.settings import Settings
+from router.table_file import TableFile, parse_table
+
+log = logging.getLogger(__name__)
+
+ANSWER_MARGIN_S: Final = 5.0
+"""What a held poll may take beyond the time it asked to be held."""
+CONNECT_S_MAX: Final = 2.0
+PAUSE_S_MIN: Final = 0.1
+PAUSE_S_MAX: Final = 5.0
+"""Between failed polls, doubling, evenly random below: routers must not return all at once."""
+REFRESH_S_MAX: Final = 1.0
+REFRESH_PAUSE_S: Final = 0.2
+"""Between refreshes: what cells say about moved tenants must not become load on the control
+plane."""
+
+
+class PollFailed(RouterError):
+    """The control plane gave no table we may use, nor said that there is none newer."""
+
+
+class TableFollower:
+    def __init__(self, settings: Settings, routes: Routes) -> None:
+        self._settings = settings
+        self._routes = routes
+        self._file = TableFile(settings.table_file)
+        self._client = httpx.AsyncClient(
+            base_url=settings.control_url,
+            headers={"authorization": f"Bearer {settings.token}"},
+            timeout=httpx.Timeout(
+                settings.poll_wait_ms / 1000 + ANSWER_MARGIN_S, connect=CONNECT_S_MAX
+            ),
+            # Only what the settings say: no proxy or netrc of whoever started the process.
+            trust_env=False,
+        )
+        self._confirmed_s: float | None = None
+        """When the control plane last answered usefully, on the loop's clock."""
+        self._working = False
+        """The last poll worked."""
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshed_s = float("-inf")
+        self.polls: dict[str, int] = {"newer": 0, "unchanged": 0, "failed": 0}
+
+    def start_from_disk(self) -> None:
+        """Adopt the disk copy, if there is one."""
+        table, complaints = self._file.load()
+        for complaint in complaints:
+            log.error("routing table copy unusable", extra={"reason": complaint})
+        if table is not None:
+            refusal = self._routes.adopt(table)
+            if refusal is not None:
+                log.error("routing table copy refused", extra={"reason": refusal})
+
+    @property
+    def age_s(self) -> float | None:
+        """Since the control plane last confirmed the table; None if it never did."""
+        if self._confirmed_s is None:
+            return None
+        return asyncio.get_running_loop().time() - self._confirmed_s
+
+    def sweep(self) -> None:
+        """Let freshness run out."""
+        age_s = self.age_s
+        self._routes.is_fresh = (
+            self._working and age_s is not None and age_s * 1000 <= self._settings.fresh_ms_max
+        )
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        pause_s = PAUSE_S_MIN
+        while True:
+            try:
+                # The first poll is not held: a control plane without news is to count as
+                # answering at once, not after the time a poll may be held.
+                await self._poll(self._settings.poll_wait_ms if self._working else 0)
+                pause_s = PAUSE_S_MIN
+            except (httpx.HTTPError, msgspec.MsgspecError, PollFailed) as exc:
+                self._failed(exc)
+                await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
+                pause_s = min(pause_s * 2, PAUSE_S_MAX)
+
+    def _failed(self, exc: Exception) -> None:
+        self.polls["failed"] += 1
+        if self._working or self.polls["failed"] == 1:
+            log.warning("control plane away", extra={"reason": str(exc) or repr(exc)})
+        self._working = False
+        self.sweep()
+
+    async def _poll(self, wait_ms: int) -> None:
+        answer = await self._client.get(
+            "/v1/routing-table", params={"after": self._routes.version, "wait_ms": wait_ms}
+        )
+        if answer.status_code == 200:
+            # A poll and a refresh can both bring the same table, or in the wrong order.
+            table = parse_table(answer.content)
+            if table.version != self._routes.version:
+                refusal = self._routes.adopt(table)
+                if refusal is not None:
+                    raise PollFailed(f"routing table refused: {refusal}")
+                self.polls["newer"] += 1
+                await self._store(answer.content)
+        elif answer.status_code == 304:
+            self.polls["unchanged"] += 1
+        else:
+            raise PollFailed(f"the control plane answered {answer.status_code}")
+        if not self._working:
+            log.info("control plane answers", extra={"version": self._routes.version})
+        self._working = True
+        self._confirmed_s = asyncio.get_running_loop().time()
+        self.sweep()
+
+    async def _store(self, body: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._file.store, body)
+        except OSError as exc:
+            # Served from memory all the same; only a restart while the control plane is away
+            # would have to make do with the older copy.
+            log.error("routing table not stored", extra={"reason": str(exc)})
+
+    async def refresh(self) -> None:
+        """Ask once for a newer table, because a cell said ours is old.
+
+        One at a time, for all who ask meanwhile; not more often than each REFRESH_PAUSE_S; never
+        raises, and takes REFRESH_S_MAX at most.
+        """
+        if self._refreshing is None:
+            now_s = asyncio.get_running_loop().time()
+            if now_s - self._refreshed_s < REFRESH_PAUSE_S:
+                return
+            self._refreshed_s = now_s
+            self._refreshing = asyncio.create_task(self._refresh(), name="refresh routing table")
+        await asyncio.shield(self._refreshing)
+
+    async def _refresh(self) -> None:
+        try:
+            async with asyncio.timeout(REFRESH_S_MAX):
+                await self._poll(0)
+        except (httpx.HTTPError, msgspec.MsgspecError, PollFailed, TimeoutError) as exc:
+            log.info("refresh failed", extra={"reason": str(exc) or repr(exc)})
+        finally:
+            self._refreshing = None
+
+    async def close(self) -> None:
+        await self._client.aclose()
