@@ -5,17 +5,19 @@ A benchmark that cannot run here says why and the others go on; the exit status 
 those asked for gave wrong answers or could not start.
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Final, Protocol
 
 import typer
 from rich.console import Console
 
+from benchmarks.api import run_api
+from benchmarks.engine import run_engine_benchmark
 from benchmarks.errors import BenchmarkError, Skipped
 from benchmarks.report import Progress, Report, store
+from benchmarks.router import run_router
 from benchmarks.table import fill_readme, render, unmet
 from infra.errors import InfraError
 
@@ -31,6 +33,11 @@ class Benchmark(Protocol):
     def __call__(self, progress: Progress, *, quick: bool) -> Report: ...
 
 
+BENCHMARKS: Final[dict[Name, Benchmark]] = {
+    Name.ENGINE: run_engine_benchmark,
+    Name.API: run_api,
+    Name.ROUTER: run_router,
+}
 console = Console(stderr=True, highlight=False)
 
 
@@ -41,7 +48,7 @@ def main(
     ] = False,
 ) -> None:
     """Measure Cloister beside its yardsticks and print the tables."""
-    names = [Name.ENGINE, Name.API, Name.ROUTER] if name is Name.ALL else [name]
+    names = list(BENCHMARKS) if name is Name.ALL else [name]
     reports: list[Report] = []
     failed = False
     for each in names:
@@ -58,9 +65,6 @@ def main(
 
 
 def run(name: Name, quick: bool) -> Report:
-    benchmark = cast(
-        Benchmark, getattr(importlib.import_module(f"benchmarks.{name}"), f"run_{name}")
-    )
     with console.status(f"{name}: starting") as status:
 
         def progress(sentence: str) -> None:
@@ -68,7 +72,7 @@ def run(name: Name, quick: bool) -> Report:
             if not console.is_terminal:
                 console.print(f"{name}: {sentence}")
 
-        return benchmark(progress, quick=quick)
+        return BENCHMARKS[name](progress, quick=quick)
 
 
 def publish(reports: Sequence[Report]) -> None:

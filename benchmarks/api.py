@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.books import Books, make_books, read_kind, write_kind
+from benchmarks.books import Books, make_books, read_hot_kind, read_kind, write_kind
 from benchmarks.http_load import Load, LoadResult, run_load
 from benchmarks.http_requests import Kind
 from benchmarks.machine import examine_machine
@@ -119,6 +119,8 @@ def all_arms(platform: Platform, books: Books, router: Server, app: Server) -> d
         "POST hot": ledger(kind=partial(write_kind, books, "post", hot=True)),
         "POST empty": empty(kind=partial(write_kind, books, "post", hot=False)),
         "GET account": ledger(kind=partial(read_kind, books, "get", "ledger_accounts")),
+        # By far the most entries: a balance must cost the same however many there are.
+        "GET hot account": ledger(kind=partial(read_hot_kind, books, "get")),
         "GET empty": empty(kind=partial(read_kind, books, "get", "ledger_accounts")),
     }
 
@@ -244,6 +246,11 @@ def rate_checks(runs: Mapping[str, Sequence[Run]]) -> list[Check]:
         Check(
             what="hot POSTs per second relative to uniform",
             value=median_ratio(rates["POST hot"], rates["POST uniform"]),
+            goal=HOT_MIN,
+        ),
+        Check(
+            what="GETs of the account with most entries relative to those of any account",
+            value=median_ratio(rates["GET hot account"], rates["GET account"]),
             goal=HOT_MIN,
         ),
     ]

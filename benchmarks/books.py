@@ -146,6 +146,11 @@ def write_kind(books: Books, name: str, *, hot: bool, weight: float = 1.0) -> Ki
     )
 
 
+def read_hot_kind(books: Books, name: str) -> Kind:
+    """GETs of the account that is in every transaction of a hot run."""
+    return get(name, [Text(f"/api/ledger_accounts/{books.hot}")], books.headers)
+
+
 def read_kind(books: Books, name: str, resource: str, weight: float = 1.0) -> Kind:
     """GETs of one account or one transaction after the other."""
     ids = list(books.accounts if resource == "ledger_accounts" else books.transactions)

@@ -41,29 +41,33 @@ TRUNCATE: Final = sql.SQL("TRUNCATE {}").format(
 )
 
 
-def run_copy(superuser_dsn: str) -> float:
-    """Ledger transactions per second of copying back what the engine wrote; the rows stay."""
+def run_copy(superuser_dsn: str, skipped: int) -> float:
+    """Ledger transactions per second of copying back what the engine wrote; the rows stay.
+
+    The first `skipped` transactions are of another kind; they are copied, but not measured.
+    """
     with psycopg.connect(superuser_dsn, autocommit=True) as connection:
-        bounds, first = batch_bounds(connection)
+        bounds, first = batch_bounds(connection, skipped)
         blocks = [dump(connection, copied, bounds) for copied in TABLES]
         batches = list(zip(*blocks, strict=True))
         before = count_rows(connection)
         connection.execute(TRUNCATE)
         connection.execute("CHECKPOINT")
-        # The segments of the set-up come first, outside the measured time.
+        # The set-up's rows come first, outside the measured time.
         copy_batches(connection, batches[:first])
         seconds = copy_batches(connection, batches[first:])
         after = count_rows(connection)
     if before != after:
         raise Wrong(f"the copy holds {after} rows, the engine had written {before}")
-    return after["ledger_transactions"] / seconds
+    return (after["ledger_transactions"] - skipped) / seconds
 
 
-def batch_bounds(connection: psycopg.Connection) -> tuple[list[int], int]:
-    """The last sequence of each batch, in order, and the first batch that wrote transactions."""
+def batch_bounds(connection: psycopg.Connection, skipped: int) -> tuple[list[int], int]:
+    """The last sequence of each batch, in order, and the first batch to measure."""
     rows = connection.execute(
-        "SELECT last_seq, last_seq < (SELECT min(seq) FROM ledger_transactions)"
-        " FROM journal ORDER BY last_seq"
+        "SELECT last_seq, last_seq < (SELECT min(seq) FROM ledger_transactions) + %s"
+        " FROM journal ORDER BY last_seq",
+        (skipped,),
     ).fetchall()
     return [int(row[0]) for row in rows], sum(row[1] for row in rows)
 

@@ -1,8 +1,10 @@
 """One run of the sequencer without HTTP, in a process of its own, on uvloop as in a cell.
 
-Callers submit prebuilt commands, each with an idempotency key of its own, and submit the next when
-theirs is committed: three batches' worth of callers keep every batch full. What the callers cost
-(they share the sequencer's processor, as a cell's request handlers do) is in the figures.
+First, every account is touched once, by a few large transactions: in a cell that has run for a
+while the accounts in use are in memory. Then callers submit prebuilt commands, each with an
+idempotency key of its own, and submit the next when theirs is committed; three batches' worth of
+callers keep every batch full. What the callers cost is in the figures: they share the sequencer's
+processor, as a cell's request handlers do.
 
 Runs as `python -m benchmarks.engine_run`: `EngineLoad` in JSON on stdin, `EngineRun` on stdout.
 """
@@ -32,10 +34,14 @@ from cell.store import Store
 
 COMMANDS: Final = 20_000
 """Different commands that a run goes round through."""
+TOUCHING: Final = 20
+"""Transactions that touch every account once before anything is measured."""
 BATCHES_WAITING: Final = 3
 CALLERS_MIN: Final = 4
 AMOUNT_MAX: Final = 1_000
 EXTRA_S_MAX: Final = 120.0
+RATE_MIN: Final = 1_000
+"""Transactions per second below which a run of a given length is given up."""
 SEED: Final = 20_260_101
 
 
@@ -72,11 +78,14 @@ class EngineRun(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_engine(load: EngineLoad) -> EngineRun:
     """Run the load in a process of its own; raises Wrong with its words if it fails."""
+    deadline_s = load.warmup_s + load.seconds + EXTRA_S_MAX
+    if load.transactions is not None:
+        deadline_s += load.transactions / RATE_MIN
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.engine_run"],
         input=msgspec.json.encode(load),
         capture_output=True,
-        timeout=None if load.transactions else load.warmup_s + load.seconds + EXTRA_S_MAX,
+        timeout=deadline_s,
         check=False,
     )
     if done.returncode != 0:
@@ -95,12 +104,39 @@ class Callers:
         self.attempts = attempts()
         self.acknowledged = 0
         self.are_stopping = False
+        self.mark: asyncio.Event | None = None
+        """Set by the next acknowledgement."""
 
     async def call(self) -> None:
         submit, tenant_id = self.sequencer.submit, self.tenant_id
         while not self.are_stopping:
             await submit(tenant_id, next(self.commands), next(self.attempts))
             self.acknowledged += 1
+            if self.mark is not None:
+                self.mark.set()
+
+    async def touch_accounts(self, accounts: Sequence[str]) -> None:
+        """Bring every account into the sequencer's memory, as good as untimed."""
+        size = -(-len(accounts) // TOUCHING)
+        for start in range(0, len(accounts), size):
+            some = accounts[start : start + size]
+            middle = len(some) // 2
+            sides = ((Direction.DEBIT, some[:middle]), (Direction.CREDIT, some[middle:]))
+            entries = tuple(
+                EntryDraft(ledger_account_id=account, direction=direction, amount=1)
+                for direction, side in sides
+                for account in side
+            )
+            command = CreateLedgerTransaction(entries=entries, status=Status.POSTED)
+            await self.sequencer.submit(self.tenant_id, command, next(self.attempts))
+            self.acknowledged += 1
+
+    async def next_batch(self) -> None:
+        """Return when a batch has just been acknowledged, all of it: the bounds of the measured
+        time are then between two batches, not somewhere within one."""
+        self.mark = asyncio.Event()
+        await self.mark.wait()
+        self.mark = None
 
 
 async def measure(load: EngineLoad) -> EngineRun:
@@ -117,10 +153,12 @@ async def measure(load: EngineLoad) -> EngineRun:
     callers = Callers(sequencer, load)
     async with asyncio.TaskGroup() as group:
         sequencing = group.create_task(sequencer.run(), name="sequencer")
+        await callers.touch_accounts(load.accounts)
         async with asyncio.TaskGroup() as calling:
             for _ in range(callers.count):
                 calling.create_task(callers.call())
             await asyncio.sleep(load.warmup_s)
+            await callers.next_batch()
             before = Snapshot.of(callers, backends)
             await until_measured(callers, load)
             after = Snapshot.of(callers, backends)
@@ -133,10 +171,11 @@ async def measure(load: EngineLoad) -> EngineRun:
 async def until_measured(callers: Callers, load: EngineLoad) -> None:
     if load.transactions is None:
         await asyncio.sleep(load.seconds)
+        await callers.next_batch()
         return
     goal = callers.acknowledged + load.transactions
-    while callers.acknowledged < goal:  # noqa: ASYNC110 -- an event would cost every call
-        await asyncio.sleep(0.05)
+    while callers.acknowledged < goal:
+        await callers.next_batch()
 
 
 class Snapshot(msgspec.Struct, frozen=True):
