@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 import httpx
 import msgspec
 
+from control_plane.wire import CreatedKey, CreatedTenant, ListedTenant
 from infra.errors import StartFailed
 from infra.local.layout import DataDirectory
 from infra.local.private import write_private
@@ -25,31 +26,6 @@ ERROR_CHARACTERS_MAX: Final = 300
 AnswerT = TypeVar("AnswerT")
 
 
-class Demo(msgspec.Struct, frozen=True):
-    """As the control plane answers the making of a tenant."""
-
-    tenant: str
-    organization_id: str
-    api_key: str
-    cell: str
-
-    def __repr__(self) -> str:
-        return f"Demo({self.organization_id})"
-
-
-class NewKey(msgspec.Struct, frozen=True):
-    organization_id: str
-    api_key: str
-
-    def __repr__(self) -> str:
-        return f"NewKey({self.organization_id})"
-
-
-class ListedTenant(msgspec.Struct, frozen=True):
-    tenant: str
-    cell: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoMaker:
     """Brings the demo tenant about, through the control plane's API and the router."""
@@ -60,7 +36,7 @@ class DemoMaker:
     operator_token: str
     router_url: str
 
-    async def ensure(self) -> Demo:
+    async def ensure(self) -> CreatedTenant:
         """The tenant and a key that works: the same as last time while that key is valid.
 
         Repeatable from any interrupted point. Raises StartFailed if it cannot be had.
@@ -73,14 +49,16 @@ class DemoMaker:
             raise StartFailed(f"{self.router_url} refuses the key that was made for {SLUG}")
         return made
 
-    def read(self) -> Demo | None:
+    def read(self) -> CreatedTenant | None:
         try:
-            return msgspec.json.decode((self.data.secrets / DEMO_FILE).read_bytes(), type=Demo)
+            return msgspec.json.decode(
+                (self.data.secrets / DEMO_FILE).read_bytes(), type=CreatedTenant
+            )
         except (OSError, msgspec.DecodeError):
             # Lost credentials are replaced by a new key.
             return None
 
-    async def wait_until_let_through(self, demo: Demo, refused_s_max: float) -> bool:
+    async def wait_until_let_through(self, demo: CreatedTenant, refused_s_max: float) -> bool:
         """Whether the API lets the tenant in; False once it has refused the key for so long.
 
         Raises StartFailed if it says neither yes nor no.
@@ -100,36 +78,47 @@ class DemoMaker:
                 )
             await asyncio.sleep(POLL_S)
 
-    async def ping(self, demo: Demo) -> str:
+    async def ping(self, demo: CreatedTenant) -> str:
         """The status of the answer, or what went wrong."""
         try:
             answer = await self.client.get(
-                f"{self.router_url}/api/ping", auth=(demo.organization_id, demo.api_key)
+                f"{self.router_url}/api/ping", auth=(str(demo.organization_id), demo.api_key)
             )
         except httpx.HTTPError as exc:
             return str(exc) or type(exc).__name__
         return str(answer.status_code)
 
-    async def make(self) -> Demo:
+    async def make(self) -> CreatedTenant:
         """The tenant, or a new key for it where it exists already; kept in a private file."""
         created = await self.call("POST", "/v1/tenants", {"slug": SLUG})
         if created.status_code == 409:
             demo = await self.renew()
         else:
-            demo = decode(created, Demo)
+            demo = decode(created, CreatedTenant)
         write_private(self.data.secrets / DEMO_FILE, msgspec.json.encode(demo).decode())
         return demo
 
-    async def renew(self) -> Demo:
+    async def renew(self) -> CreatedTenant:
         tenants = decode(await self.call("GET", "/v1/tenants"), list[ListedTenant])
         cell = next((tenant.cell for tenant in tenants if tenant.tenant == SLUG), "")
-        key = decode(await self.call("POST", f"/v1/tenants/{SLUG}/keys", {}), NewKey)
-        return Demo(
+        key = decode(await self.call("POST", f"/v1/tenants/{SLUG}/keys", {}), CreatedKey)
+        return CreatedTenant(
             tenant=SLUG, organization_id=key.organization_id, api_key=key.api_key, cell=cell
         )
 
     async def call(
         self, method: str, path: str, body: dict[str, str] | None = None
+    ) -> httpx.Response:
+        """The answer; 503 means that a cell is not there yet, and is asked again for a while."""
+        deadline = time.monotonic() + REACHABLE_S_MAX
+        while True:
+            answer = await self.call_once(method, path, body)
+            if answer.status_code != 503 or time.monotonic() > deadline:
+                return answer
+            await asyncio.sleep(POLL_S)
+
+    async def call_once(
+        self, method: str, path: str, body: dict[str, str] | None
     ) -> httpx.Response:
         try:
             return await self.client.request(
@@ -158,7 +147,7 @@ def decode(answer: httpx.Response, kind: type[AnswerT]) -> AnswerT:
         raise StartFailed(f"the control plane answered {asked} in another form: {exc}") from exc
 
 
-def render_snippet(demo: Demo, router_url: str) -> str:
+def render_snippet(demo: CreatedTenant, router_url: str) -> str:
     """A program for the official SDK that runs as it stands: one balanced transaction."""
     return f'''\
 from modern_treasury import ModernTreasury

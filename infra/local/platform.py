@@ -20,6 +20,7 @@ import psycopg
 from psycopg import sql
 
 from cell.schema import SCHEMA_VERSION, create_roles_and_database, schema_version
+from control_plane.wire import CreatedTenant
 from infra.errors import StartFailed
 from infra.local.children import (
     CELLS_FILE,
@@ -29,7 +30,7 @@ from infra.local.children import (
     router_child,
 )
 from infra.local.credentials import publish_operator_token
-from infra.local.demo import Demo, DemoMaker
+from infra.local.demo import DemoMaker
 from infra.local.plan import CATALOG_DATABASE, CATALOG_ROLE, CELL_DATABASE, CellPlan, Plan
 from infra.local.ports import HOST
 from infra.local.postgres import Postgres
@@ -59,7 +60,7 @@ class Ready(msgspec.Struct, frozen=True):
     data_directory: str
     pid: int
     """Of the supervisor."""
-    demo: Demo
+    demo: CreatedTenant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
