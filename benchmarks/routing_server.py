@@ -4,6 +4,7 @@ It speaks the part of the control plane's contract that routers use (`GET /v1/ro
 `after` and `wait_ms`), so that a router can be measured in front of any backend.
 """
 
+import contextlib
 import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,11 +80,13 @@ class RoutingServer:
                 return self.answer(304, b"")
 
             def answer(self, status: int, content: bytes) -> None:
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                # A router that was stopped while its poll was held is gone by now.
+                with contextlib.suppress(ConnectionError):
+                    self.send_response(status)
+                    self.send_header("content-type", "application/json")
+                    self.send_header("content-length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
 
             def log_message(self, format: str, *arguments: object) -> None:
                 """The standard library logs every request to stderr; here nobody reads that."""
