@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -115,19 +116,22 @@ def run_probe(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 127, "", str(exc))
 
 
-def unprivileged() -> list[str]:
+@cache
+def unprivileged() -> tuple[str, ...]:
     """The command prefix that makes Postgres accept the current user; empty unless root.
 
     `unshare` execs its command without forking, so the process id stays the one that was started.
-    Raises PostgresNotFound where root has no `unshare`.
+    Raises PostgresNotFound where root cannot have a user namespace.
     """
     if os.geteuid() != 0:
-        return []
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        raise PostgresNotFound(
-            "Postgres does not run as root, and `unshare` (util-linux), which would give it a user"
-            " namespace, was not found. Remedy: install util-linux, or run as an ordinary user"
-        )
+        return ()
     ids = (f"--map-user={NAMESPACE_ID}", f"--map-group={NAMESPACE_ID}")
-    return [unshare, "--user", *ids, "--"]
+    prefix = (shutil.which("unshare") or "unshare", "--user", *ids, "--")
+    tried = run_probe([*prefix, "true"])
+    if tried.returncode != 0:
+        raise PostgresNotFound(
+            "Postgres does not run as root, and a user namespace, in which it would, cannot be had:"
+            f" {tried.stderr.strip()}. Remedy: run as an ordinary user, or install util-linux 2.38"
+            " or newer and allow user namespaces"
+        )
+    return prefix

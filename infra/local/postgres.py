@@ -222,9 +222,7 @@ def run_initdb(directory: Path, binaries: Binaries, password: str) -> None:
         shutil.rmtree(unfinished)
     password_file = directory / "initdb-password"
     write_private(password_file, password + "\n")
-    command = [
-        *unprivileged(),
-        binaries.path("initdb"),
+    options = [
         f"--pgdata={unfinished}",
         f"--username={SUPERUSER}",
         f"--pwfile={password_file}",
@@ -235,6 +233,11 @@ def run_initdb(directory: Path, binaries: Binaries, password: str) -> None:
         "--locale=C",
         "--data-checksums",
         "--no-instructions",
+    ]
+    # Tethered as well: the next start removes what an interrupted one left, and must be alone.
+    command = [
+        *unprivileged(),
+        *tethered(signal.SIGKILL, [binaries.path("initdb"), *options]),
     ]
     try:
         done = subprocess.run(

@@ -300,7 +300,7 @@ ORDINARY = """
 import os, pathlib, psycopg
 from infra.local.binaries import find_binaries, unprivileged
 from infra.local.postgres import Postgres
-assert os.geteuid() == 1000 and unprivileged() == []
+assert os.geteuid() == 1000 and unprivileged() == ()
 postgres = Postgres(name="x", directory=pathlib.Path(DIRECTORY), binaries=find_binaries())
 postgres.initialize()
 postgres.start()
