@@ -50,6 +50,13 @@ class TenantState(StrEnum):
     ACTIVE = "active"
 
 
+class KeyState(StrEnum):
+    UNCONFIRMED = "unconfirmed"
+    """The tenant's cell never said that it knows it, so it was shown to nobody."""
+    ACTIVE = "active"
+    REVOKED = "revoked"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
     organization_id: UUID
@@ -70,6 +77,12 @@ class ApiKey:
     created_at: datetime
     confirmed_at: datetime | None
     revoked_at: datetime | None
+
+    @property
+    def state(self) -> KeyState:
+        if self.revoked_at is not None:
+            return KeyState.REVOKED
+        return KeyState.ACTIVE if self.confirmed_at is not None else KeyState.UNCONFIRMED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,8 +285,7 @@ class Catalog:
 
     async def tenant(self, slug: str) -> Tenant:
         """Raises NotFound."""
-        async with self.transaction() as tx:
-            found = await _tenant(tx, slug)
+        found = await self.find_tenant(slug)
         if found is None:
             raise NotFound(f"there is no tenant {slug!r}", parameter="tenant")
         return found
@@ -282,6 +294,21 @@ class Catalog:
         async with self.transaction() as tx:
             cursor = tx.cursor(row_factory=kwargs_row(_to_tenant))
             return await (await cursor.execute(TENANTS)).fetchall()
+
+    TENANTS_ON: LiteralString = """
+    SELECT slug, organization_id FROM tenants JOIN placements USING (organization_id)
+    WHERE cell = %s
+    """
+
+    async def tenants_on(self, cell: CellName) -> dict[str, UUID]:
+        """Slug to organization id of every tenant placed on the cell."""
+        async with self.transaction() as tx:
+            rows = await (await tx.execute(self.TENANTS_ON, (cell,))).fetchall()
+        return {row["slug"]: row["organization_id"] for row in rows}
+
+    async def find_tenant(self, slug: str) -> Tenant | None:
+        async with self.transaction() as tx:
+            return await _tenant(tx, slug)
 
     CHANGE_PLACEMENT: LiteralString = """
     UPDATE placements SET cell = %(to_cell)s, epoch = %(to_epoch)s, changed_at = now()

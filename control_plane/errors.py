@@ -11,12 +11,16 @@
     │   ├── Forbidden                 403
     │   ├── NotFound                  404: tenant, key, route
     │   ├── SlugInUse                 409
+    │   ├── TenantProvisioning        409: its creation has to be completed first
     │   ├── PlacementRefused          422: the named cell is unknown or closed
     │   └── BodyTooLarge              413
     ├── CatalogError                  the control plane's own database
     │   ├── CatalogTooNew             a newer release wrote it; this one must not touch it
     │   ├── CatalogUnavailable        cannot be reached now
     │   └── PlacementChanged          a compare-and-set found another value
+    ├── PlatformError                 the control plane as its clients (the CLI) see it
+    │   ├── PlatformUnavailable       does not answer
+    │   └── PlatformRefused           answered with an error; its code and status are kept
     └── CellError                     a cell as the control plane sees it
         ├── NoOpenCell                no cell takes new tenants
         ├── CellUnavailable           cannot be reached, or not in time
@@ -129,6 +133,13 @@ class SlugInUse(RequestError):
     status = 409
 
 
+class TenantProvisioning(RequestError):
+    """The tenant's creation began and was not completed."""
+
+    code = "tenant_provisioning"
+    status = 409
+
+
 class PlacementRefused(RequestError):
     """The named cell cannot take the tenant."""
 
@@ -198,3 +209,27 @@ class CellRefused(CellError):
     """The cell answered that it will not do it."""
 
     code = "cell_refused"
+
+
+class PlatformError(ControlPlaneError):
+    """The control plane did not do what was asked."""
+
+    code = "platform_error"
+
+
+class PlatformUnavailable(PlatformError):
+    """The control plane does not answer."""
+
+    code = "platform_unavailable"
+    status = 503
+    retryable = True
+
+
+class PlatformRefused(PlatformError):
+    """The control plane answered with an error."""
+
+    def __init__(self, message: str, *, code: str, status: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.retryable = status in (429, 503)

@@ -9,9 +9,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cell import schema
 from control_plane.errors import CellUnavailable
-from control_plane.topology import CellSpec, parse_topology
+from control_plane.topology import VACUUM_RANGES, CellSpec, parse_topology
 from control_plane.tuning import (
     BuildIndex,
     DropIndex,
@@ -161,13 +160,6 @@ async def indexes(dsn: str) -> dict[str, str]:
     return dict(await ask(dsn, query))
 
 
-@pytest.fixture
-async def cell_dsn(owner_dsn: str) -> str:
-    """A cell's database with its schema, as the owner reaches it."""
-    await schema.migrate(owner_dsn)
-    return owner_dsn
-
-
 async def test_the_schema_itself_leaves_autovacuum_and_the_prefix_to_tuning(cell_dsn: str) -> None:
     report = await apply_tuning(cell_dsn, spec(), {})
     assert report.sentence == "tuned as desired"
@@ -191,8 +183,6 @@ async def test_vacuum_options_are_in_pg_class(cell_dsn: str) -> None:
 
 
 async def test_every_option_of_the_file_is_one_that_postgres_takes(cell_dsn: str) -> None:
-    from control_plane.topology import VACUUM_RANGES
-
     for bound in (0, 1):
         values = ", ".join(f"{name}: {span[bound]:g}" for name, span in VACUUM_RANGES.items())
         # The format of large bounds has an exponent, which YAML reads as text.

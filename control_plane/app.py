@@ -1,0 +1,255 @@
+"""The control plane's HTTP API: routes, authentication, JSON in and out.
+
+Decides nothing: tenants and keys are `provisioning.py`, cells `fleet.py`, routing
+`routing_feed.py`. Errors of the package become `{"errors": {"code", "message", "parameter"?}}`
+in one place. The request path of tenants never comes here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from control_plane.catalog import Catalog
+from control_plane.errors import (
+    BodyTooLarge,
+    ControlPlaneError,
+    NotFound,
+    RequestMalformed,
+)
+from control_plane.fleet import Fleet
+from control_plane.provisioning import Provisioning
+from control_plane.routing_feed import WAIT_MS_MAX, RoutingFeed
+from control_plane.tokens import Role, Tokens
+from control_plane.wire import (
+    CreatedKey,
+    CreatedTenant,
+    ErrorAnswer,
+    ErrorBody,
+    ListedKey,
+    ListedTenant,
+    NewTenant,
+    RevokedKey,
+)
+
+BODY_BYTES_MAX = 64 << 10
+BODY_S_MAX = 10.0
+RETRY_AFTER_S = 1
+ACTOR = "operator"
+"""Who the audit rows name: there is one operator token, so that is all that is known."""
+
+log = logging.getLogger(__name__)
+
+_BodyT = TypeVar("_BodyT")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(slots=True, kw_only=True)
+class ControlPlane:
+    """The parts the routes need. `reason` changes while the process starts."""
+
+    catalog: Catalog
+    feed: RoutingFeed
+    fleet: Fleet
+    provisioning: Provisioning
+    tokens: Tokens
+    unready: str | None = "starting"
+    """Why requests cannot be served yet; None when they can."""
+
+
+def create_app(plane: ControlPlane) -> Starlette:
+    """The ASGI application; `__main__.py` serves it."""
+    api = Api(plane)
+    operator, anyone = api.only(Role.OPERATOR), api.only(Role.OPERATOR, Role.ROUTER)
+    tenant, key = "/v1/tenants/{slug}", "/v1/tenants/{slug}/keys/{key_id}"
+    return Starlette(
+        routes=[
+            Route("/healthz", api.healthz, methods=["GET"]),
+            Route("/v1/routing-table", anyone(api.routing_table), methods=["GET"]),
+            Route("/v1/status", operator(api.status), methods=["GET"]),
+            Route("/v1/tenants", operator(api.create_tenant), methods=["POST"]),
+            Route("/v1/tenants", operator(api.list_tenants), methods=["GET"]),
+            Route(f"{tenant}/keys", operator(api.create_key), methods=["POST"]),
+            Route(f"{tenant}/keys", operator(api.list_keys), methods=["GET"]),
+            Route(key, operator(api.revoke_key), methods=["DELETE"]),
+        ],
+        exception_handlers={
+            ControlPlaneError: _answer_error,
+            HTTPException: _answer_http_error,
+            ClientDisconnect: _answer_disconnect,
+            Exception: _answer_mistake,
+        },
+    )
+
+
+class Api:
+    """One method for each route."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def only(self, *roles: Role) -> Callable[[Handler], Handler]:
+        """Lets a route be called with the tokens of these roles only."""
+
+        def restrict(handler: Handler) -> Handler:
+            async def restricted(request: Request) -> Response:
+                self._plane.tokens.require(request.headers.get("authorization"), *roles)
+                return await handler(request)
+
+            return restricted
+
+        return restrict
+
+    async def healthz(self, request: Request) -> Response:
+        reason = self._plane.unready
+        if reason is not None:
+            return _json({"status": "unhealthy", "reason": reason}, 503)
+        return _json({"status": "ok"})
+
+    async def routing_table(self, request: Request) -> Response:
+        after = _integer(request, "after", default=0, maximum=2**63 - 1)
+        wait_ms = _integer(request, "wait_ms", default=0, maximum=WAIT_MS_MAX)
+        table = await self._plane.feed.newer(after, wait_ms / 1000)
+        if table is None:
+            return Response(status_code=304)
+        return Response(table.content, media_type="application/json")
+
+    async def status(self, request: Request) -> Response:
+        version = self._plane.feed.version or 0
+        return _json(await self._plane.fleet.status(version))
+
+    async def create_tenant(self, request: Request) -> Response:
+        wanted = await _body(request, NewTenant)
+        new = await self._plane.provisioning.create_tenant(wanted.slug, wanted.cell, actor=ACTOR)
+        self._plane.fleet.wake(new.tenant.first_cell)
+        # The creator's next request must find the tenant routed; others learn by long poll.
+        await self._plane.feed.refresh()
+        created = CreatedTenant(
+            tenant=new.tenant.slug,
+            organization_id=new.tenant.organization_id,
+            api_key=new.secret,
+            cell=new.tenant.first_cell,
+        )
+        return _json(created, 201)
+
+    async def list_tenants(self, request: Request) -> Response:
+        tenants = [
+            ListedTenant(
+                tenant=tenant.slug,
+                organization_id=tenant.organization_id,
+                cell=tenant.cell or tenant.first_cell,
+                epoch=tenant.epoch,
+                state=tenant.state,
+                created_at=tenant.created_at,
+            )
+            for tenant in await self._plane.catalog.tenants()
+        ]
+        return _json(tenants)
+
+    async def create_key(self, request: Request) -> Response:
+        slug = request.path_params["slug"]
+        new = await self._plane.provisioning.create_key(slug, actor=ACTOR)
+        created = CreatedKey(
+            tenant=new.tenant.slug,
+            organization_id=new.tenant.organization_id,
+            key_id=new.key_id,
+            api_key=new.secret,
+        )
+        return _json(created, 201)
+
+    async def list_keys(self, request: Request) -> Response:
+        keys = [
+            ListedKey(
+                key_id=key.key_id,
+                state=key.state,
+                created_at=key.created_at,
+                revoked_at=key.revoked_at,
+            )
+            for key in await self._plane.provisioning.list_keys(request.path_params["slug"])
+        ]
+        return _json(keys)
+
+    async def revoke_key(self, request: Request) -> Response:
+        slug, text = request.path_params["slug"], request.path_params["key_id"]
+        try:
+            key_id = UUID(text)
+        except ValueError as exc:
+            raise NotFound(f"tenant {slug!r} has no key {text[:80]!r}", parameter="key_id") from exc
+        await self._plane.provisioning.revoke_key(slug, key_id, actor=ACTOR)
+        return _json(RevokedKey(tenant=slug, key_id=key_id, state="revoked"))
+
+
+def _integer(request: Request, name: str, *, default: int, maximum: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19):
+        raise RequestMalformed(f"{name} is {text[:40]!r}, not a whole number", parameter=name)
+    return min(int(text), maximum)
+
+
+async def _body(request: Request, kind: type[_BodyT]) -> _BodyT:
+    """The request's body, bounded in size and time. Raises BodyTooLarge, RequestMalformed."""
+    content = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S_MAX):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > BODY_BYTES_MAX:
+                    raise BodyTooLarge(f"the body is above {BODY_BYTES_MAX} bytes")
+    except TimeoutError as exc:
+        raise RequestMalformed(f"the body did not arrive within {BODY_S_MAX:g} s") from exc
+    try:
+        return msgspec.json.decode(bytes(content), type=kind, strict=True)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise RequestMalformed(f"the body is not what this route takes: {exc}") from exc
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _error(status: int, code: str, message: str, parameter: str | None = None) -> Response:
+    body = ErrorBody(code=code, message=message, parameter=parameter)
+    return _json(ErrorAnswer(errors=body), status)
+
+
+async def _answer_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, ControlPlaneError)
+    if exc.status >= 500:
+        log.warning("request failed", extra={"path": request.url.path, "reason": str(exc)})
+    response = _error(exc.status, exc.code, str(exc), exc.parameter)
+    if exc.retryable:
+        response.headers["retry-after"] = str(RETRY_AFTER_S)
+    if exc.status == 401:
+        response.headers["www-authenticate"] = "Bearer"
+    return response
+
+
+async def _answer_http_error(request: Request, exc: Exception) -> Response:
+    """Starlette's own: no such route, no such method."""
+    assert isinstance(exc, HTTPException)
+    code = "not_found" if exc.status_code == 404 else "request_malformed"
+    message = f"there is no {request.method} {request.url.path}"
+    response = _error(exc.status_code, code, message)
+    response.headers.update(exc.headers or {})
+    return response
+
+
+async def _answer_disconnect(request: Request, exc: Exception) -> Response:
+    """The caller hung up while sending; nobody reads this."""
+    return Response(status_code=400)
+
+
+async def _answer_mistake(request: Request, exc: Exception) -> Response:
+    """Starlette raises the exception again after this answer, and the server logs it."""
+    return _error(500, "internal", "the control plane made a mistake; see its log")

@@ -1,0 +1,149 @@
+"""The `cloister` command's part that talks to a running platform: status, tenants, keys.
+
+`infra/cli.py` adds `up` and `down` to `app`. Every command finds the platform by --control-port or
+CLOISTER_CONTROL_URL, and its token by `access.py`. Results go to stdout, errors to stderr in one
+line. Exit codes: 0 done, 1 failed, 2 wrong usage.
+"""
+
+import os
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from typer.core import TyperGroup
+
+from control_plane import cli_tables
+from control_plane.client import OperatorClient
+from control_plane.errors import ControlPlaneError
+
+CONTROL_PORT = 8081
+URL_VARIABLE = "CLOISTER_CONTROL_URL"
+
+
+class ReportingGroup(TyperGroup):
+    """Turns our errors into one line on stderr and exit code 1, for every command below it."""
+
+    def invoke(self, ctx: Any) -> Any:  # Any: the type of a context is private to typer
+        try:
+            return super().invoke(ctx)
+        except ControlPlaneError as exc:
+            typer.echo(f"error: {exc}", err=True)
+            raise typer.Exit(1) from exc
+
+
+app = typer.Typer(
+    name="cloister",
+    help="Run a cell-based ledger platform, and look after its tenants.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    cls=ReportingGroup,
+)
+tenants = typer.Typer(help="Create and list tenants.", no_args_is_help=True)
+keys = typer.Typer(help="Create, list and revoke the API keys of a tenant.", no_args_is_help=True)
+app.add_typer(tenants, name="tenants")
+app.add_typer(keys, name="keys")
+
+ControlPort = Annotated[
+    int | None,
+    typer.Option(
+        "--control-port",
+        metavar="N",
+        min=1,
+        max=65535,
+        help=f"Port of the control plane on this machine; default {CONTROL_PORT},"
+        f" or {URL_VARIABLE}.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+TenantSlug = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's slug.")]
+
+
+def control_url(control_port: int | None) -> str:
+    """Where the control plane is: the option, else CLOISTER_CONTROL_URL, else port 8081 here."""
+    given = os.environ.get(URL_VARIABLE, "").strip()
+    if control_port is None and given:
+        return given
+    return f"http://127.0.0.1:{control_port or CONTROL_PORT}"
+
+
+def connect(control_port: int | None) -> OperatorClient:
+    """A client of the platform that the options name. Raises TokenUnavailable."""
+    return OperatorClient(control_url(control_port))
+
+
+@app.command(epilog="Example: cloister status --json")
+def status(control_port: ControlPort = None, as_json: Json = False) -> None:
+    """Show the cells, their tenants and rates, and what is unhealthy and why.
+
+    Exits with 0 when the platform answers, healthy or not.
+    """
+    with connect(control_port) as client:
+        report = client.status()
+    cli_tables.show(report, as_json, cli_tables.print_status)
+
+
+@tenants.command("create", epilog="Example: cloister tenants create acme --cell cell-a")
+def create_tenant(
+    slug: Annotated[
+        str,
+        typer.Argument(
+            metavar="SLUG", help="2 to 63 lower-case letters, digits and -; begins with a letter."
+        ),
+    ],
+    cell: Annotated[
+        str | None, typer.Option(metavar="CELL", help="Its cell; default: the least loaded one.")
+    ] = None,
+    control_port: ControlPort = None,
+    as_json: Json = False,
+) -> None:
+    """Create a tenant with its first API key, which is shown only now.
+
+    A creation that was interrupted is completed by the same command again.
+    """
+    with connect(control_port) as client:
+        created = client.create_tenant(slug, cell)
+    cli_tables.show(created, as_json, cli_tables.print_created_tenant)
+
+
+@tenants.command("list", epilog="Example: cloister tenants list --json")
+def list_tenants(control_port: ControlPort = None, as_json: Json = False) -> None:
+    """List every tenant with its cell."""
+    with connect(control_port) as client:
+        found = client.tenants()
+    cli_tables.show(found, as_json, cli_tables.print_tenants)
+
+
+@keys.command("create", epilog="Example: cloister keys create acme")
+def create_key(tenant: TenantSlug, control_port: ControlPort = None, as_json: Json = False) -> None:
+    """Create a further API key, which is shown only now. The others stay valid."""
+    with connect(control_port) as client:
+        created = client.create_key(tenant)
+    cli_tables.show(created, as_json, cli_tables.print_created_key)
+
+
+@keys.command("list", epilog="Example: cloister keys list acme")
+def list_keys(tenant: TenantSlug, control_port: ControlPort = None, as_json: Json = False) -> None:
+    """List the API keys of a tenant; never their secrets."""
+    with connect(control_port) as client:
+        found = client.keys(tenant)
+    cli_tables.show(found, as_json, cli_tables.print_keys)
+
+
+@keys.command(
+    "revoke", epilog="Example: cloister keys revoke acme 3f0c9a52-7a1e-4d0e-9a57-0d3c2b1a4f6e"
+)
+def revoke_key(
+    tenant: TenantSlug,
+    key_id: Annotated[UUID, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it.")],
+    control_port: ControlPort = None,
+    as_json: Json = False,
+) -> None:
+    """Revoke an API key: requests with it are refused from now on. Safe to repeat."""
+    with connect(control_port) as client:
+        revoked = client.revoke_key(tenant, key_id)
+    cli_tables.show(revoked, as_json, cli_tables.print_revoked_key)
+
+
+def main() -> None:
+    """Runs `app` alone, without the commands that other packages add to it."""
+    app()

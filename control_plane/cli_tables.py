@@ -1,0 +1,141 @@
+"""What the CLI prints: one function for each kind of answer, and JSON of the same values."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from control_plane.wire import (
+    CellReport,
+    CreatedKey,
+    CreatedTenant,
+    ListedKey,
+    ListedTenant,
+    RevokedKey,
+    StatusReport,
+)
+
+PIPED_COLUMNS = 200
+"""Width where stdout is no terminal: nothing is cut off for the program that reads it."""
+
+_ValueT = TypeVar("_ValueT")
+
+
+def show(value: _ValueT, as_json: bool, print_value: Callable[[Console, _ValueT], None]) -> None:
+    """Prints the value to stdout, for a program or for people."""
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_COLUMNS
+    print_value(console, value)
+
+
+def print_status(console: Console, status: StatusReport) -> None:
+    state = "[green]healthy[/]" if status.healthy else "[red]not healthy[/]"
+    console.print(
+        f"{state}: {len(status.cells)} cells, {status.tenants} tenants,"
+        f" routing version {status.routing_version}"
+    )
+    table = _table(
+        "cell", "zone", "address", "open", "health", "tenants", "commands/s", "queue", "p99 batch"
+    )
+    for cell in status.cells:
+        table.add_row(
+            cell.name,
+            cell.zone,
+            cell.address,
+            "yes" if cell.accepts_tenants else "no",
+            _health(cell.healthy),
+            str(cell.tenants),
+            _number(cell.commands_per_second),
+            _number(cell.queue_depth),
+            _number(cell.batch_ms_p99, " ms"),
+        )
+    console.print(table)
+    router = status.router
+    lag = f", {router.routing_lag} versions behind" if router.routing_lag else ""
+    console.print("router", router.address, _health(router.healthy), lag)
+    for reason in _reasons(status):
+        console.print(Text(reason))
+
+
+def _reasons(status: StatusReport) -> list[str]:
+    """Everything that is wrong, in a line each."""
+    reasons = [line for cell in status.cells for line in _cell_reasons(cell)]
+    if status.router.reason:
+        reasons.append(f"router: {status.router.reason}")
+    return reasons
+
+
+def _cell_reasons(cell: CellReport) -> list[str]:
+    reasons = []
+    if cell.reason:
+        reasons.append(f"{cell.name}: {cell.reason}")
+    if not cell.reconciled:
+        reasons.append(f"{cell.name}: {cell.reconcile_sentence}")
+    if cell.last_error:
+        reasons.append(f"{cell.name}: last error: {cell.last_error}")
+    return reasons
+
+
+def print_created_tenant(console: Console, created: CreatedTenant) -> None:
+    console.print(f"Tenant {created.tenant} is on {created.cell}.")
+    _print_credentials(console, str(created.organization_id), created.api_key)
+
+
+def print_created_key(console: Console, created: CreatedKey) -> None:
+    console.print(f"Key {created.key_id} of tenant {created.tenant}.")
+    _print_credentials(console, str(created.organization_id), created.api_key)
+
+
+def _print_credentials(console: Console, organization_id: str, api_key: str) -> None:
+    console.print(f"organization id  {organization_id}", soft_wrap=True)
+    console.print(f"API key          {api_key}", soft_wrap=True)
+    console.print("The key is shown only now: keep it.")
+
+
+def print_tenants(console: Console, tenants: Sequence[ListedTenant]) -> None:
+    table = _table("tenant", "organization id", "cell", "epoch", "state", "created")
+    for tenant in tenants:
+        table.add_row(
+            tenant.tenant,
+            str(tenant.organization_id),
+            tenant.cell,
+            _number(tenant.epoch),
+            tenant.state,
+            f"{tenant.created_at:%Y-%m-%d %H:%M:%S}",
+        )
+    console.print(table)
+
+
+def print_keys(console: Console, keys: Sequence[ListedKey]) -> None:
+    table = _table("key id", "state", "created", "revoked")
+    for key in keys:
+        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ""
+        table.add_row(str(key.key_id), key.state, f"{key.created_at:%Y-%m-%d %H:%M:%S}", revoked)
+    console.print(table)
+
+
+def print_revoked_key(console: Console, revoked: RevokedKey) -> None:
+    console.print(f"Key {revoked.key_id} of tenant {revoked.tenant} is revoked.")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        # Ids and addresses are copied from here; a wrapped one could not be.
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _health(healthy: bool) -> str:
+    return "[green]healthy[/]" if healthy else "[red]not healthy[/]"
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "-" if value is None else f"{value:,g}{unit}"

@@ -1,0 +1,117 @@
+"""The control plane's HTTP API as its clients call it: the CLI, tests, scripts.
+
+Synchronous, one connection, a deadline for every call. Raises PlatformUnavailable with the way to
+start the platform, and PlatformRefused with the server's own words.
+"""
+
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+import httpx
+import msgspec
+
+from control_plane.access import read_token
+from control_plane.errors import PlatformRefused, PlatformUnavailable
+from control_plane.wire import (
+    CreatedKey,
+    CreatedTenant,
+    ErrorAnswer,
+    ListedKey,
+    ListedTenant,
+    NewTenant,
+    RevokedKey,
+    StatusReport,
+)
+
+CONNECT_S_MAX = 3.0
+REQUEST_S_MAX = 30.0
+"""Longer than the control plane takes at most: a creation is three calls to a cell."""
+
+_AnswerT = TypeVar("_AnswerT")
+
+
+class OperatorClient:
+    """A platform, addressed by its control plane's URL; the token is found by `access.py`."""
+
+    def __init__(self, control_url: str) -> None:
+        self.control_url = control_url.rstrip("/")
+        token = read_token(control_url)
+        # trust_env: a proxy of the environment must never see an operator token.
+        self._client = httpx.Client(
+            base_url=self.control_url,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(REQUEST_S_MAX, connect=CONNECT_S_MAX),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def status(self) -> StatusReport:
+        return self._request("GET", "/v1/status", StatusReport)
+
+    def create_tenant(self, slug: str, cell: str | None = None) -> CreatedTenant:
+        body = NewTenant(slug=slug, cell=cell)
+        return self._request("POST", "/v1/tenants", CreatedTenant, body)
+
+    def tenants(self) -> list[ListedTenant]:
+        return self._request("GET", "/v1/tenants", list[ListedTenant])
+
+    def create_key(self, slug: str) -> CreatedKey:
+        return self._request("POST", f"/v1/tenants/{_part(slug)}/keys", CreatedKey)
+
+    def keys(self, slug: str) -> list[ListedKey]:
+        return self._request("GET", f"/v1/tenants/{_part(slug)}/keys", list[ListedKey])
+
+    def revoke_key(self, slug: str, key_id: UUID) -> RevokedKey:
+        return self._request("DELETE", f"/v1/tenants/{_part(slug)}/keys/{key_id}", RevokedKey)
+
+    def _request(
+        self, method: str, path: str, kind: type[_AnswerT], body: object = None
+    ) -> _AnswerT:
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {} if body is None else {"content-type": "application/json"}
+        try:
+            response = self._client.request(method, path, content=content, headers=headers)
+        except httpx.TimeoutException as exc:
+            raise PlatformUnavailable(
+                f"the control plane at {self.control_url} did not answer in time"
+            ) from exc
+        except httpx.TransportError as exc:
+            raise PlatformUnavailable(
+                f"no control plane answers at {self.control_url}: start the platform with"
+                " `cloister up`, or name its port with --control-port"
+            ) from exc
+        if response.status_code >= 400:
+            raise self._refusal(response)
+        try:
+            return msgspec.json.decode(response.content, type=kind)
+        except msgspec.DecodeError as exc:
+            raise PlatformRefused(
+                f"{self.control_url} is not a control plane of this release: {exc}",
+                code="answer_malformed",
+                status=response.status_code,
+            ) from exc
+
+    def _refusal(self, response: httpx.Response) -> PlatformRefused:
+        try:
+            said = msgspec.json.decode(response.content, type=ErrorAnswer).errors
+        except msgspec.DecodeError:
+            message = f"{self.control_url} answered {response.status_code}"
+            return PlatformRefused(message, code="unknown", status=response.status_code)
+        return PlatformRefused(said.message, code=said.code, status=response.status_code)
+
+
+def _part(text: str) -> str:
+    """One segment of a path, whatever its characters."""
+    return quote(text, safe="")

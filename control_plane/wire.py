@@ -1,0 +1,125 @@
+"""The JSON of the control plane's HTTP API, as its server and its clients both read it.
+
+The routing table has a module of its own (`routing.py`). Requests refuse unknown fields; answers
+are read leniently, so that an older CLI understands a newer control plane.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+
+class NewTenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/tenants"""
+
+    slug: str
+    cell: str | None = None
+    """None: placement chooses."""
+
+
+class CreatedTenant(msgspec.Struct, frozen=True):
+    tenant: str
+    organization_id: UUID
+    api_key: str
+    """Shown here and never again."""
+    cell: str
+
+
+class ListedTenant(msgspec.Struct, frozen=True):
+    """Of GET /v1/tenants"""
+
+    tenant: str
+    organization_id: UUID
+    cell: str
+    """While provisioning, the cell where its creation began."""
+    epoch: int | None
+    """None while provisioning."""
+    state: str
+    created_at: datetime
+
+
+class CreatedKey(msgspec.Struct, frozen=True):
+    """POST /v1/tenants/{slug}/keys"""
+
+    tenant: str
+    organization_id: UUID
+    key_id: UUID
+    api_key: str
+    """Shown here and never again."""
+
+
+class ListedKey(msgspec.Struct, frozen=True):
+    """Of GET /v1/tenants/{slug}/keys"""
+
+    key_id: UUID
+    state: str
+    """active, revoked, or unconfirmed: the cell never said that it knows it."""
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class RevokedKey(msgspec.Struct, frozen=True):
+    """DELETE /v1/tenants/{slug}/keys/{key_id}"""
+
+    tenant: str
+    key_id: UUID
+    state: str
+
+
+class CellReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A cell as `GET /v1/status` has it; numbers are null while it is not healthy."""
+
+    name: str
+    zone: str
+    address: str
+    accepts_tenants: bool
+    healthy: bool
+    reason: str | None
+    """Why it is not healthy."""
+    tenants: int
+    """Placed there, by the catalog."""
+    commands_per_second: float | None
+    queue_depth: int | None
+    batch_ms_p99: float | None
+    schema_version: int | None
+    writer_epoch: int | None
+    last_error: str | None
+    """The last error the cell reports of itself; it may be healthy again."""
+    reconciled: bool
+    """Whether schema, vacuum and indexes are as desired."""
+    reconcile_sentence: str
+    """What the last comparison did, or why it could not."""
+
+
+class RouterReport(msgspec.Struct, frozen=True, kw_only=True):
+    address: str
+    healthy: bool
+    reason: str | None
+    routing_version: int | None
+    """Of the table it serves by; null if it does not say."""
+    routing_lag: int | None
+    """Versions it is behind the control plane."""
+
+
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/status"""
+
+    healthy: bool
+    """Whether every cell and the router are."""
+    cells: list[CellReport]
+    tenants: int
+    routing_version: int
+    router: RouterReport
+
+
+class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    code: str
+    message: str
+    parameter: str | None = None
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """Every answer that is not 2xx or 304."""
+
+    errors: ErrorBody
