@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgspec
+
 from cell.errors import ApiError, NotApplied
 from cell.journal import Record, seal_segment
 from cell.ledger.commands import Command
@@ -19,23 +21,20 @@ from cell.store import BatchWrite, Head, KeyUse
 from cell.wire import Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Idempotency:
+class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's name for one attempt, scoped by the API key it came with."""
 
     api_key_id: str
     key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """The command's record is committed (or, where it changed nothing, describes what is)."""
 
     record: Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     """The idempotency key was applied before, at this tenant sequence."""
 
     seq: int
@@ -44,8 +43,7 @@ class Replayed:
 Outcome = Applied | Replayed | ApiError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A command on its way, and who waits for its outcome."""
 
     tenant_id: TenantId

@@ -146,6 +146,13 @@ class Sequencer:
         done, Conflict while the same idempotency key is in flight, OutcomeUnknown after
         ANSWER_WAIT_S. A caller that is cancelled does not take its command back.
         """
+        return await self.enqueue(tenant_id, command, idempotency)
+
+    def enqueue(
+        self, tenant_id: TenantId, command: Command, idempotency: Idempotency | None = None
+    ) -> "asyncio.Future[Applied | Replayed]":
+        """As `submit`, for callers with many commands: queue it now, its outcome comes later."""
+        answer: asyncio.Future[Applied | Replayed] = asyncio.get_running_loop().create_future()
         if self._is_stopping or self._is_over:
             raise NotApplied(Verdict.OVERLOADED, "the cell is stopping")
         digest = None
@@ -153,7 +160,8 @@ class Sequencer:
             digest = key_digest(idempotency)
             known = self._recent_keys.get((tenant_id, digest))
             if known is not None and self._now_us() - known.at_us < KEY_LIFETIME_US:
-                return Replayed(seq=known.seq)
+                answer.set_result(Replayed(seq=known.seq))
+                return answer
             if (tenant_id, digest) in self._claimed:
                 raise Conflict("a request with this idempotency key is in flight", retryable=True)
         submission = Submission(
@@ -162,12 +170,12 @@ class Sequencer:
             idempotency=idempotency,
             digest=digest,
             queued_at_s=time.monotonic(),
-            answer=asyncio.get_running_loop().create_future(),
+            answer=answer,
         )
         self._queue.put(tenant_id, submission)
         if digest is not None:
             self._claimed.add((tenant_id, digest))
-        return await submission.answer
+        return answer
 
     def cached_account(
         self, tenant_id: TenantId, account_id: str
@@ -205,18 +213,11 @@ class Sequencer:
         try:
             while await self._work_waits(in_flight):
                 if in_flight is not None and self._is_settled_first(in_flight):
-                    await self._conclude(in_flight)
+                    if await self._is_written(in_flight):
+                        self._settle(in_flight.batch)
                     in_flight = None
                     continue
-                submissions = self._take()
-                batch = await self._decide_or_none(submissions, in_flight)
-                is_sound = in_flight is None or await self._conclude(in_flight)
-                in_flight = None
-                if batch is not None and is_sound:
-                    in_flight = self._start_write(batch, submissions)
-                else:
-                    # What it was decided upon is void: decide again, with nothing in flight.
-                    await self._apply(submissions)
+                in_flight = await self._advance(in_flight)
         finally:
             self._is_over = True
             for keeper in keepers:
@@ -224,6 +225,24 @@ class Sequencer:
             self._abandon()
             self.status.connected = False
             await self._store.close()
+
+    async def _advance(self, before: _InFlight | None) -> _InFlight | None:
+        """Take a batch, decide it on top of the one before, and start to write it."""
+        submissions = self._take()
+        batch = await self._decide_or_none(submissions, before)
+        if before is not None and not await self._is_written(before):
+            # What it was decided upon is void.
+            before = batch = None
+        in_flight = None
+        if batch is not None:
+            in_flight = self._start_write(batch, submissions)
+            # Let it reach the database, which works on it while the one before is answered.
+            await asyncio.sleep(0)
+        if before is not None:
+            self._settle(before.batch)
+        if batch is None:
+            await self._apply(submissions)
+        return in_flight
 
     def stop(self) -> None:
         """Take no more commands; `run` returns when those queued are settled."""
@@ -349,13 +368,17 @@ class Sequencer:
             await self._store.commit(batch.sealed)
         self.status.batch_times_s.append(time.perf_counter() - started_s)
 
-    async def _conclude(self, in_flight: _InFlight) -> bool:
-        """Settle a batch that was written; False when it was not, and was applied otherwise."""
+    async def _is_written(self, in_flight: _InFlight) -> bool:
+        """Wait for the write; True if it is committed and the batch is to be settled.
+
+        False when it could not be written as it was: its submissions are answered then, and what
+        was decided on top of it is void.
+        """
         try:
             await in_flight.write
         except _RETRIED as error:
-            return await self._retry(in_flight.submissions, in_flight.batch, error, 1)
-        self._settle(in_flight.batch)
+            await self._retry(in_flight.submissions, in_flight.batch, error, 1)
+            return False
         return True
 
     async def _apply(
@@ -373,15 +396,14 @@ class Sequencer:
 
     async def _retry(
         self, submissions: list[Submission], batch: Batch | None, error: Exception, attempt: int
-    ) -> bool:
-        """Go on after a write that failed; True if the batch turns out to be committed."""
+    ) -> None:
+        """Go on after a write that failed; answers every submission."""
         self.status.last_error = f"{type(error).__name__}: {error}".strip()
         log.warning("batch failed", extra={"error": self.status.last_error, "attempt": attempt})
         if isinstance(error, OutcomeLost) and await self._recover(batch):
             assert batch is not None
             self._settle(batch)
-            return True
-        if isinstance(error, BatchFailed) or attempt >= ATTEMPTS_MAX:
+        elif isinstance(error, BatchFailed) or attempt >= ATTEMPTS_MAX:
             for submission in submissions:
                 refusal = NotApplied(Verdict.OVERLOADED, "the database cannot take writes now")
                 self._answer(submission, refusal)
@@ -391,7 +413,6 @@ class Sequencer:
             if isinstance(error, HeadsChanged):
                 self._forget()
             await self._apply(submissions, attempt + 1, isinstance(error, KeysTaken))
-        return False
 
     async def _halve(self, submissions: list[Submission], error: Exception, attempt: int) -> None:
         """Corner the command that the database refuses; the others succeed."""

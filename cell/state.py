@@ -78,12 +78,22 @@ class WorkingSet:
     transaction_holders: dict[ExternalKey, Holders] = field(default_factory=dict)
 
     def apply(self, effects: Effects) -> None:
-        """Make the rows of one command visible to the next one."""
+        """Make the rows of one command visible to the next one.
+
+        A new transaction and its entries are left out: nobody knows their ids before the batch is
+        committed, and then they are read from the database. Only its external id is known at once.
+        """
         for row in effects.inserted:
-            self._put(row)
+            if isinstance(row, LedgerTransaction):
+                self._hold_transaction(row)
+            elif not isinstance(row, LedgerEntry):
+                self._put(row)
+        rewritten = False
         for row in effects.updated:
             self._put(row)
-        self._settle_entries(effects)
+            rewritten = rewritten or type(row) is LedgerEntry
+        if rewritten:
+            self._settle_entries(effects)
 
     def _put(self, row: Row) -> None:
         if isinstance(row, AccountBalances):
@@ -93,8 +103,7 @@ class WorkingSet:
         elif isinstance(row, LedgerTransaction):
             self._release(self.transaction_holders, self.transactions.get(row.id))
             self.transactions[row.id] = row
-            if row.external_id is not None and row.status is not Status.ARCHIVED:
-                self._hold(self.transaction_holders, row, row.external_id)
+            self._hold_transaction(row)
         elif isinstance(row, LedgerAccount):
             self._release(self.account_holders, self.accounts.get(row.id))
             self.accounts[row.id] = row
@@ -104,6 +113,10 @@ class WorkingSet:
             self.ledgers[row.id] = row
         else:
             self.api_keys[row.id] = row
+
+    def _hold_transaction(self, row: LedgerTransaction) -> None:
+        if row.external_id is not None and row.status is not Status.ARCHIVED:
+            self._hold(self.transaction_holders, row, row.external_id)
 
     @staticmethod
     def _hold(
@@ -127,18 +140,15 @@ class WorkingSet:
             del held[row.ledger_id]
 
     def _settle_entries(self, effects: Effects) -> None:
-        """Keep `live_entries` of the transactions touched: the live of the old, then the new."""
-        inserted: dict[str, list[LedgerEntry]] = {}
-        for row in effects.inserted:
-            if isinstance(row, LedgerEntry):
-                inserted.setdefault(row.ledger_transaction_id, []).append(row)
-        rewritten = {
-            row.ledger_transaction_id for row in effects.updated if isinstance(row, LedgerEntry)
-        }
-        for transaction_id in rewritten | inserted.keys():
+        """Keep the live entries of a transaction that was rewritten: the old, then the new."""
+        changed = [row for row in effects.updated if isinstance(row, LedgerEntry)]
+        inserted = [row for row in effects.inserted if isinstance(row, LedgerEntry)]
+        self.entries.update((row.id, row) for row in inserted)
+        for transaction_id in {row.ledger_transaction_id for row in changed}:
             present = (self.entries[e.id] for e in self.live_entries.get(transaction_id, ()))
             live = [e for e in present if e is not None and e.discarded_at_us is None]
-            self.live_entries[transaction_id] = (*live, *inserted.get(transaction_id, ()))
+            live += [e for e in inserted if e.ledger_transaction_id == transaction_id]
+            self.live_entries[transaction_id] = tuple(live)
 
 
 class TenantView:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, LiteralString
 
+import msgspec
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -68,8 +69,7 @@ class Head:
     moved_to: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyUse:
+class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
     """An idempotency key with the sequence of its effect."""
 
     tenant_id: TenantId
