@@ -1,8 +1,8 @@
 """The control plane's HTTP API: routes, authentication, JSON in and out.
 
 Decides nothing: tenants and keys are `provisioning.py`, cells `fleet.py`, routing
-`routing_feed.py`. Errors of the package become `{"errors": {"code", "message", "parameter"?}}`
-in one place. The request path of tenants never comes here.
+`routing_feed.py`, verification `verify/`. Errors of the package become
+`{"errors": {"code", "message", "parameter"?}}` in one place. The request path of tenants never comes here.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from control_plane.fleet import Fleet
 from control_plane.provisioning import Provisioning
 from control_plane.routing_feed import WAIT_MS_MAX, RoutingFeed
 from control_plane.tokens import Role, Tokens
+from control_plane.verify.service import Verifications
 from control_plane.wire import (
     CreatedKey,
     CreatedTenant,
@@ -61,6 +62,7 @@ class ControlPlane:
     feed: RoutingFeed
     fleet: Fleet
     provisioning: Provisioning
+    verifications: Verifications
     tokens: Tokens
     unready: str | None = "starting"
     """Why requests cannot be served yet; None when they can."""
@@ -81,6 +83,7 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route(f"{tenant}/keys", operator(api.create_key), methods=["POST"]),
             Route(f"{tenant}/keys", operator(api.list_keys), methods=["GET"]),
             Route(key, operator(api.revoke_key), methods=["DELETE"]),
+            Route(f"{tenant}/verify", operator(api.verify), methods=["POST"]),
         ],
         exception_handlers={
             ControlPlaneError: _answer_error,
@@ -186,6 +189,10 @@ class Api:
             raise NotFound(f"tenant {slug!r} has no key {text[:80]!r}", parameter="key_id") from exc
         await self._plane.provisioning.revoke_key(slug, key_id, actor=ACTOR)
         return _json(RevokedKey(tenant=slug, key_id=key_id, state="revoked"))
+
+    async def verify(self, request: Request) -> Response:
+        slug = request.path_params["slug"]
+        return _json(await self._plane.verifications.verify(slug, request.is_disconnected))
 
 
 def _integer(request: Request, name: str, *, default: int, maximum: int) -> int:

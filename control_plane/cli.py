@@ -1,11 +1,11 @@
-"""The `cloister` command's part that talks to a running platform: status, tenants, keys.
+"""The `cloister` command's part that talks to a running platform: status, tenants, keys,
+load, verify.
 
 `infra/cli.py` adds `up` and `down` to `app`. Every command finds the platform by --control-port or
 CLOISTER_CONTROL_URL, and its token by `access.py`. Results go to stdout, errors to stderr in one
 line. Exit codes: 0 done, 1 failed, 2 wrong usage.
 """
 
-import os
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,11 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from control_plane import cli_tables
-from control_plane.client import OperatorClient
+from control_plane.cli_options import ControlPort, Json, TenantSlug, connect
 from control_plane.errors import ControlPlaneError
-
-CONTROL_PORT = 8081
-URL_VARIABLE = "CLOISTER_CONTROL_URL"
+from control_plane.load.command import load
+from control_plane.verify.command import verify
 
 
 class ReportingGroup(TyperGroup):
@@ -42,33 +41,6 @@ tenants = typer.Typer(help="Create and list tenants.", no_args_is_help=True)
 keys = typer.Typer(help="Create, list and revoke the API keys of a tenant.", no_args_is_help=True)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
-
-ControlPort = Annotated[
-    int | None,
-    typer.Option(
-        "--control-port",
-        metavar="N",
-        min=1,
-        max=65535,
-        help=f"Port of the control plane on this machine; default {CONTROL_PORT},"
-        f" or {URL_VARIABLE}.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-TenantSlug = Annotated[str, typer.Argument(metavar="TENANT", help="The tenant's slug.")]
-
-
-def control_url(control_port: int | None) -> str:
-    """Where the control plane is: the option, else CLOISTER_CONTROL_URL, else port 8081 here."""
-    given = os.environ.get(URL_VARIABLE, "").strip()
-    if control_port is None and given:
-        return given
-    return f"http://127.0.0.1:{control_port or CONTROL_PORT}"
-
-
-def connect(control_port: int | None) -> OperatorClient:
-    """A client of the platform that the options name. Raises TokenUnavailable."""
-    return OperatorClient(control_url(control_port))
 
 
 @app.command(epilog="Example: cloister status --json")
@@ -142,6 +114,12 @@ def revoke_key(
     with connect(control_port) as client:
         revoked = client.revoke_key(tenant, key_id)
     cli_tables.show(revoked, as_json, cli_tables.print_revoked_key)
+
+
+app.command(
+    epilog="Example: cloister load --tenant demo --mapping examples/berka.yaml trans.asc.gz"
+)(load)
+app.command(epilog="Example: cloister verify demo --json")(verify)
 
 
 def main() -> None:

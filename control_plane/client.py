@@ -14,6 +14,7 @@ import msgspec
 
 from control_plane.access import read_token
 from control_plane.errors import PlatformRefused, PlatformUnavailable
+from control_plane.verify.report import VERIFICATION_S_MAX, VerificationReport
 from control_plane.wire import (
     CreatedKey,
     CreatedTenant,
@@ -29,6 +30,8 @@ CONNECT_S_MAX = 3.0
 REQUEST_S_MAX = 30.0
 """Longer than the control plane takes at most: a creation is three calls to a cell."""
 
+VERIFY_S_MAX = VERIFICATION_S_MAX + 60
+
 _AnswerT = TypeVar("_AnswerT")
 
 
@@ -42,7 +45,6 @@ class OperatorClient:
         self._client = httpx.Client(
             base_url=self.control_url,
             headers={"authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(REQUEST_S_MAX, connect=CONNECT_S_MAX),
             trust_env=False,
         )
 
@@ -76,13 +78,29 @@ class OperatorClient:
     def revoke_key(self, slug: str, key_id: UUID) -> RevokedKey:
         return self._request("DELETE", f"/v1/tenants/{_part(slug)}/keys/{key_id}", RevokedKey)
 
+    def verify(self, slug: str) -> VerificationReport:
+        """Returns when the verification is done, which takes as long as the tenant is large."""
+        path = f"/v1/tenants/{_part(slug)}/verify"
+        return self._request("POST", path, VerificationReport, wait_s=VERIFY_S_MAX)
+
     def _request(
-        self, method: str, path: str, kind: type[_AnswerT], body: object = None
+        self,
+        method: str,
+        path: str,
+        kind: type[_AnswerT],
+        body: object = None,
+        wait_s: float = REQUEST_S_MAX,
     ) -> _AnswerT:
         content = None if body is None else msgspec.json.encode(body)
         headers = {} if body is None else {"content-type": "application/json"}
         try:
-            response = self._client.request(method, path, content=content, headers=headers)
+            response = self._client.request(
+                method,
+                path,
+                content=content,
+                headers=headers,
+                timeout=httpx.Timeout(wait_s, connect=CONNECT_S_MAX),
+            )
         except httpx.TimeoutException as exc:
             raise PlatformUnavailable(
                 f"the control plane at {self.control_url} did not answer in time"

@@ -26,6 +26,7 @@ from control_plane.routing_feed import RoutingFeed
 from control_plane.settings import Address, CellsFile, Settings
 from control_plane.tokens import Tokens
 from control_plane.topology_specs import Topology
+from control_plane.verify.service import Verifications
 
 CONCURRENT_REQUESTS_MAX = 512
 KEEP_ALIVE_S = 75
@@ -93,6 +94,9 @@ async def open_control_plane(
             fleet=fleet,
             provisioning=Provisioning(
                 catalog=catalog, cells=fleet.clients, candidates=fleet.candidates
+            ),
+            verifications=Verifications(
+                catalog, {cell.cell_name: cell.auditor_dsn for cell in cells_file.cells}
             ),
             tokens=Tokens(operator=settings.operator_token, router=settings.router_token),
         )

@@ -104,6 +104,13 @@ class LoadRun:
         self.is_stopped = True
         self._frontier_moved.set()
 
+    def file_size(self) -> int:
+        """Bytes of the file as it is stored; 0 if that cannot be told."""
+        try:
+            return self._options.file.stat().st_size
+        except OSError:
+            return 0
+
     async def run(self) -> None:
         """Load the file. Raises LoadError if it had to end early; `summary` is valid either way."""
         options = self._options

@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import msgspec
 
+VERIFICATION_S_MAX = 3600.0
+"""No report comes later than this."""
+
 DIFFERENCES_MAX = 100
 DIFFERENCES_PER_CHECK_MAX = 20
 """So that one broken table does not hide what else is wrong."""

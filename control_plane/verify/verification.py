@@ -16,10 +16,16 @@ import psycopg
 from cell.tables import ROW_TABLES
 from control_plane.errors import CellUnavailable
 from control_plane.verify import checks
+from control_plane.verify.errors import VerificationStopped
 from control_plane.verify.journal_reading import Head, JournalReading, create_image_tables
-from control_plane.verify.report import Findings, OnProgress, Progress, VerificationReport
+from control_plane.verify.report import (
+    VERIFICATION_S_MAX,
+    Findings,
+    OnProgress,
+    Progress,
+    VerificationReport,
+)
 
-VERIFICATION_S_MAX: Final = 3600.0
 CONNECT_S_MAX: Final = 10
 LOCK_WAIT_MS_MAX: Final = 5_000
 
@@ -35,10 +41,6 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("belonging", checks.compare_belonging),
 )
 """Those that need no journal."""
-
-
-class VerificationStopped(Exception):
-    """The caller asked for the end, or the deadline passed."""
 
 
 class Verification:
@@ -86,8 +88,7 @@ class Verification:
                 finally:
                     self._connection = None
         except psycopg.Error as exc:
-            if self._stopped.is_set():
-                raise VerificationStopped from exc
+            self._require_time(exc)
             raise CellUnavailable(
                 f"the database of {self._cell} could not be verified: {exc}"
             ) from exc
@@ -133,9 +134,17 @@ class Verification:
         self._step(Progress("journal", segments))
 
     def _step(self, progress: Progress) -> None:
-        if self._stopped.is_set() or time.monotonic() >= self._deadline:
-            raise VerificationStopped
+        self._require_time(None)
         self._on_progress(progress)
+
+    def _require_time(self, cause: Exception | None) -> None:
+        if self._stopped.is_set():
+            raise VerificationStopped(f"the verification of {self._tenant} was stopped") from cause
+        if time.monotonic() >= self._deadline:
+            seconds = time.monotonic() - self._started
+            raise VerificationStopped(
+                f"the verification of {self._tenant} was not done after {seconds:.0f} s"
+            ) from cause
 
     def _report(self, connection: Connection, segments: int, last_seq: int) -> VerificationReport:
         accounts, entries, transactions = _count(connection, self._tenant_id)

@@ -26,8 +26,9 @@ from cell.ledger.model import Direction, Status, TenantId
 from cell.sequencer import Sequencer, SequencerLimits
 from cell.store import Store
 from control_plane.errors import CellUnavailable
+from control_plane.verify.errors import VerificationStopped
 from control_plane.verify.report import DIFFERENCES_MAX, Difference, VerificationReport
-from control_plane.verify.verification import Verification, VerificationStopped
+from control_plane.verify.verification import Verification
 
 TENANT = TenantId("0190aaaa-0000-7000-8000-000000000001")
 NEIGHBOUR = TenantId("0190aaaa-0000-7000-8000-000000000002")
