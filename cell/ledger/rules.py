@@ -166,7 +166,8 @@ def _create_account(command: commands.CreateLedgerAccount, state: State, stamp: 
 def _update_account(command: commands.UpdateLedgerAccount, state: State, stamp: Stamp) -> Effects:
     account = live_account(state, command.id)
     external_id = account.external_id if command.external_id is UNSET else command.external_id
-    _require_free_account_external_id(state, account.ledger_id, external_id, account.id)
+    if external_id != account.external_id:
+        _require_free_account_external_id(state, account.ledger_id, external_id, account.id)
     changed = replace(
         account,
         name=account.name if command.name is UNSET else command.name,

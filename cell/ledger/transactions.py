@@ -87,7 +87,8 @@ def _create(command: CreateLedgerTransaction, state: State, stamp: Stamp) -> Eff
     drafts = command.entries
     touched: dict[str, _Accumulators] = {}
     ledger_id = _judge_entries(drafts, state, touched)
-    require_free_external_id(state, ledger_id, command.external_id, None)
+    if command.status is not Status.ARCHIVED:
+        require_free_external_id(state, ledger_id, command.external_id, None)
     effective_at_us = command.effective_at_us
     if effective_at_us is None:
         effective_at_us = stamp.at_us
@@ -137,7 +138,7 @@ def _update(command: UpdateLedgerTransaction, state: State, stamp: Stamp) -> Eff
         changed, version=present.version + 1, updated_at_us=stamp.at_us, seq=stamp.seq
     )
     if not rewrites:
-        require_free_external_id(state, present.ledger_id, changed.external_id, present.id)
+        _require_free_new_external_id(state, present, changed)
         return Effects(updated=(changed,))
     return _rewrite_entries(present, changed, command, state, stamp)
 
@@ -209,8 +210,7 @@ def _rewrite_entries(
             raise Unprocessable(
                 "the entries belong to another ledger than the transaction", "ledger_entries"
             )
-    if changed.status is not Status.ARCHIVED:
-        require_free_external_id(state, present.ledger_id, changed.external_id, present.id)
+    _require_free_new_external_id(state, present, changed)
     after, entries = _write_entries(changed, drafts, touched, stamp)
     discarded = tuple(
         replace(
@@ -320,6 +320,14 @@ def require_free_external_id(
             f"external_id {external_id} is taken by another ledger transaction of the ledger",
             "external_id",
         )
+
+
+def _require_free_new_external_id(
+    state: State, present: LedgerTransaction, changed: LedgerTransaction
+) -> None:
+    """Rung 4 of an update: what it holds already is its own; archived, it holds nothing."""
+    if changed.external_id != present.external_id and changed.status is not Status.ARCHIVED:
+        require_free_external_id(state, present.ledger_id, changed.external_id, present.id)
 
 
 def _write_entries(
