@@ -1,0 +1,59 @@
+"""Fixtures of the cell's tests: sequencers on real databases, and the audit after every test."""
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from cell.ledger.model import TenantId
+from cell.tables import TENANT_TABLES
+
+# Tests are no package: this is how the modules beside them (cell_writing, ledger_audit) are found.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cell_writing import Writing, own_tenant, write
+from ledger_audit import assert_ledger_holds
+
+
+@pytest.fixture(name="assert_ledger_holds", scope="session")
+def _assert_ledger_holds() -> Callable[[str], None]:
+    """Takes the superuser's DSN of a cell's database; raises unless everything in it is right."""
+    return assert_ledger_holds
+
+
+@pytest.fixture
+def cell_database(lasting_cell_database: Any) -> Iterator[Any]:
+    """A cell's database, empty but for its writer epoch; when the test is over, it is audited.
+
+    A test that puts rows beside the journal takes them away again.
+    """
+    yield lasting_cell_database
+    try:
+        assert_ledger_holds(lasting_cell_database.superuser_dsn)
+    finally:
+        empty(lasting_cell_database)
+
+
+def empty(database: Any) -> None:
+    """As if fresh; whoever is still connected is cut off."""
+    with psycopg.connect(database.superuser_dsn, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        connection.execute(f"TRUNCATE tenant_heads, {', '.join(TENANT_TABLES)}")
+
+
+@pytest.fixture
+def tenant_id(cell_database: Any) -> TenantId:
+    return own_tenant(cell_database.writer_dsn)
+
+
+@pytest.fixture
+async def writer(cell_database: Any) -> AsyncIterator[Writing]:
+    """A sequencer with ordinary limits on the test's database."""
+    async with write(cell_database.writer_dsn) as running:
+        yield running

@@ -1,0 +1,243 @@
+"""The audit of a cell's database that every test of the cell ends with.
+
+Method: what must always hold is asked in SQL, which shares nothing with the write path: each query
+lists what is wrong and must return no row. Then the journal is folded and executed again: its
+after-images must be exactly the rows of the tables, and the rules, given the same command, stamp
+and state, must return the same effects.
+"""
+
+import hashlib
+from collections import defaultdict
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+
+from cell.journal import Record, decode_body
+from cell.ledger.model import (
+    AccountBalances,
+    Effects,
+    LedgerEntry,
+    LedgerTransaction,
+    Row,
+    Stamp,
+    TenantId,
+)
+from cell.ledger.rules import apply
+from cell.rows import read_as_model, row_from
+from cell.sequencer import KEY_LIFETIME_US
+from cell.state import TenantView, WorkingSet
+from cell.tables import ROW_TABLES
+
+CHECKS = {
+    "balances are the sums of the live entries": """
+        WITH sums AS (
+            SELECT tenant_id, ledger_account_id,
+                sum(amount) FILTER (WHERE status = 'pending' AND direction = 'debit') AS pd,
+                sum(amount) FILTER (WHERE status = 'pending' AND direction = 'credit') AS pc,
+                sum(amount) FILTER (WHERE status = 'posted' AND direction = 'debit') AS od,
+                sum(amount) FILTER (WHERE status = 'posted' AND direction = 'credit') AS oc
+            FROM ledger_entries WHERE discarded_at_us IS NULL
+            GROUP BY tenant_id, ledger_account_id)
+        SELECT * FROM ledger_account_balances b
+        FULL JOIN sums s USING (tenant_id, ledger_account_id)
+        WHERE b.seq IS NULL
+            OR (b.pending_debits, b.pending_credits, b.posted_debits, b.posted_credits)
+            IS DISTINCT FROM
+                (coalesce(pd, 0), coalesce(pc, 0), coalesce(od, 0), coalesce(oc, 0))""",
+    "every account has balances, and no others have": """
+        SELECT * FROM ledger_accounts a FULL JOIN ledger_account_balances b
+            ON a.tenant_id = b.tenant_id AND a.id = b.ledger_account_id
+        WHERE a.id IS NULL OR b.ledger_account_id IS NULL""",
+    "lock_version counts the writes of the account, and each has left a trace": """
+        WITH versions AS (
+            SELECT tenant_id, ledger_account_id, lock_version AS v FROM ledger_entries
+            UNION
+            SELECT tenant_id, ledger_account_id, discarded_lock_version FROM ledger_entries
+            WHERE discarded_at_us IS NOT NULL),
+        counted AS (
+            SELECT tenant_id, ledger_account_id, max(v) AS last, count(*) FILTER (WHERE v > 0) AS n
+            FROM versions GROUP BY tenant_id, ledger_account_id)
+        SELECT * FROM ledger_account_balances b
+        LEFT JOIN counted c USING (tenant_id, ledger_account_id)
+        WHERE (b.lock_version, b.lock_version)
+            IS DISTINCT FROM (coalesce(last, 0), coalesce(n, 0))""",
+    "an entry is discarded after it was made": """
+        SELECT * FROM ledger_entries
+        WHERE discarded_lock_version <= lock_version OR discarded_at_us <= created_at_us""",
+    "debits equal credits per ledger, currency and status": """
+        SELECT a.tenant_id, a.ledger_id, e.currency, e.currency_exponent, e.status
+        FROM ledger_entries e JOIN ledger_accounts a
+            ON a.tenant_id = e.tenant_id AND a.id = e.ledger_account_id
+        WHERE e.discarded_at_us IS NULL GROUP BY 1, 2, 3, 4, 5
+        HAVING sum(CASE e.direction WHEN 'debit' THEN e.amount ELSE -e.amount END) <> 0""",
+    "each transaction balances, in its own ledger and status, both sides there": """
+        SELECT t.id FROM ledger_transactions t
+        LEFT JOIN ledger_entries e ON e.tenant_id = t.tenant_id
+            AND e.ledger_transaction_id = t.id AND e.discarded_at_us IS NULL
+        LEFT JOIN ledger_accounts a ON a.tenant_id = e.tenant_id AND a.id = e.ledger_account_id
+        GROUP BY t.tenant_id, t.id, t.status, t.ledger_id
+        HAVING count(DISTINCT e.direction) < 2 OR bool_or(e.status <> t.status)
+            OR bool_or(a.ledger_id IS DISTINCT FROM t.ledger_id)
+            OR sum(CASE e.direction WHEN 'debit' THEN e.amount ELSE -e.amount END) <> 0""",
+    "entries carry their account's currency and normal balance": """
+        SELECT e.id FROM ledger_entries e LEFT JOIN ledger_accounts a
+            ON a.tenant_id = e.tenant_id AND a.id = e.ledger_account_id
+        WHERE (a.currency, a.currency_exponent, a.normal_balance)
+            IS DISTINCT FROM (e.currency, e.currency_exponent, e.normal_balance)""",
+    "the entries of an account's last write show its balances": """
+        SELECT e.id FROM ledger_entries e JOIN ledger_account_balances b
+            USING (tenant_id, ledger_account_id)
+        WHERE e.lock_version = b.lock_version AND
+            (e.resulting_pending_debits, e.resulting_pending_credits,
+             e.resulting_posted_debits, e.resulting_posted_credits)
+            <> (b.pending_debits, b.pending_credits, b.posted_debits, b.posted_credits)""",
+    "the journal is dense and chained, with the right hashes": """
+        SELECT * FROM (
+            SELECT *, lag(last_seq) OVER w AS seq_before, lag(hash) OVER w AS hash_before
+            FROM journal WINDOW w AS (PARTITION BY tenant_id ORDER BY first_seq)) j
+        WHERE first_seq <> coalesce(seq_before, 0) + 1 OR last_seq < first_seq OR format <> 1
+            OR prev_hash <> coalesce(hash_before, sha256(''))
+            OR hash <> sha256(prev_hash || body)""",
+    "heads stand where their journal ends": """
+        SELECT * FROM tenant_heads h FULL JOIN (
+            SELECT DISTINCT ON (tenant_id) tenant_id, last_seq, hash FROM journal
+            ORDER BY tenant_id, first_seq DESC) j USING (tenant_id)
+        WHERE h.tenant_id IS NULL OR h.last_seq <> coalesce(j.last_seq, 0)
+            OR h.last_hash <> coalesce(j.hash, sha256(''))""",
+    "idempotency keys name journaled sequences": """
+        SELECT k.* FROM idempotency_keys k LEFT JOIN tenant_heads h USING (tenant_id)
+        WHERE h.tenant_id IS NULL OR k.seq NOT BETWEEN 1 AND h.last_seq""",
+    **{
+        f"no row of {table.name} is beyond its tenant's head": f"""
+        SELECT r.* FROM {table.name} r LEFT JOIN tenant_heads h USING (tenant_id)
+        WHERE h.tenant_id IS NULL OR r.seq NOT BETWEEN 1 AND h.last_seq"""
+        for table in ROW_TABLES
+    },
+}
+
+
+def assert_ledger_holds(superuser_dsn: str) -> None:
+    """Raise AssertionError, naming what is wrong, unless the whole cell's database is right."""
+    with psycopg.connect(superuser_dsn, autocommit=True) as connection:
+        wrong = {}
+        for name, query in CHECKS.items():
+            found = connection.execute(query).fetchmany(3)
+            if found:
+                wrong[name] = found
+        assert not wrong, wrong
+        audit_journal(connection)
+
+
+def audit_journal(connection: psycopg.Connection[Any]) -> None:
+    read_as_model(connection)  # type: ignore[arg-type]  # registers loaders, on either kind
+    journal: dict[TenantId, list[Record]] = defaultdict(list)
+    segments = connection.execute(
+        "SELECT tenant_id, first_seq, last_seq, epoch, body FROM journal ORDER BY 1, 2"
+    )
+    for tenant_id, first_seq, last_seq, epoch, body in segments:
+        content = decode_body(bytes(body))
+        place = (content.tenant_id, content.first_seq, content.last_seq, content.epoch)
+        assert place == (tenant_id, first_seq, last_seq, epoch), "a body is of another place"
+        assert [r.seq for r in content.records] == list(range(first_seq, last_seq + 1))
+        journal[tenant_id] += content.records
+    folded: set[tuple[Any, ...]] = set()
+    for tenant_id, records in journal.items():
+        times = [record.at_us for record in records]
+        assert all(a < b for a, b in pairwise(times)), "times do not increase"
+        assert_last_time(connection, tenant_id, times[-1])
+        folded |= {comparable(row) for row in executed_again(tenant_id, records)}
+        audit_keys(connection, tenant_id, records)
+    assert rows_of_tables(connection) == folded, "the tables are not the fold of the journal"
+
+
+def assert_last_time(connection: psycopg.Connection[Any], tenant_id: str, at_us: int) -> None:
+    query = "SELECT last_at_us FROM tenant_heads WHERE tenant_id = %s"
+    assert connection.execute(query, (tenant_id,)).fetchone() == (at_us,)
+
+
+def executed_again(tenant_id: TenantId, records: list[Record]) -> list[Row]:
+    """The tenant's rows after its last record, by the after-images and by the rules alike."""
+    working_set = WorkingSet(account_holders=EveryKey(dict), transaction_holders=EveryKey(dict))
+    view = TenantView(tenant_id, working_set)
+    rows: dict[tuple[type[Row], str], Row] = {}
+    for record in records:
+        stamp = Stamp(record.seq, record.at_us, record.id_base)
+        effects = Effects(inserted=record.inserted, updated=record.updated)
+        for row in (*effects.inserted, *effects.updated):
+            assert row.tenant_id == tenant_id, f"record {record.seq} holds another tenant's row"
+            assert row.seq == record.seq
+            rows[type(row), identity(row)] = row
+        again = apply(record.command, view, stamp)
+        assert again == effects, f"record {record.seq} is not what its command does"
+        commit(working_set, effects)
+    return list(rows.values())
+
+
+def commit(working_set: WorkingSet, effects: Effects) -> None:
+    """Apply the effects, then know the new transactions, too, as if read from the database."""
+    working_set.apply(effects)
+    for row in effects.inserted:
+        if isinstance(row, LedgerTransaction):
+            live = [each for each in effects.inserted if isinstance(each, LedgerEntry)]
+            working_set.transactions[row.id] = row
+            working_set.live_entries[row.id] = tuple(live)
+            working_set.entries.update((entry.id, entry) for entry in live)
+
+
+class EveryKey(defaultdict[Any, Any]):
+    """Holders of all external ids, known from the start: `get` makes what is missing, too."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key]
+
+
+def identity(row: Row) -> str:
+    return row.ledger_account_id if isinstance(row, AccountBalances) else row.id
+
+
+def comparable(row: Row) -> tuple[Any, ...]:
+    values = (getattr(row, name) for name in row.__struct_fields__)
+    return (
+        type(row),
+        *(tuple(sorted(value.items())) if isinstance(value, dict) else value for value in values),
+    )
+
+
+def rows_of_tables(connection: psycopg.Connection[Any]) -> set[tuple[Any, ...]]:
+    found = set()
+    for table in ROW_TABLES:
+        query = f"SELECT {', '.join(table.columns)} FROM {table.name}"
+        for values in connection.execute(query):
+            found.add(comparable(row_from(table.row, values)))
+    return found
+
+
+def audit_keys(
+    connection: psycopg.Connection[Any], tenant_id: TenantId, records: list[Record]
+) -> None:
+    """Each idempotency key points at its last use; only those past their time may be gone."""
+    stored = {
+        digest: (seq, at_us)
+        for digest, seq, at_us in connection.execute(
+            "SELECT digest, seq, created_at_us FROM idempotency_keys WHERE tenant_id = %s",
+            (tenant_id,),
+        )
+    }
+    uses: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.idempotency_key is not None:
+            assert record.api_key_id is not None
+            text = f"{record.api_key_id}\0{record.idempotency_key}".encode()
+            digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+            spelled = "-".join(
+                (digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:])
+            )
+            uses[spelled].append(record)
+    assert stored.keys() <= uses.keys(), "a key was never journaled"
+    for digest, applied in uses.items():
+        gaps = pairwise(applied)
+        assert all(b.at_us - a.at_us >= KEY_LIFETIME_US for a, b in gaps), "a key had two effects"
+        last = (applied[-1].seq, applied[-1].at_us)
+        expired = records[-1].at_us - applied[-1].at_us >= KEY_LIFETIME_US
+        assert stored.get(digest) == last or (expired and digest not in stored)
