@@ -2,7 +2,8 @@
 
 Decides nothing: tenants and keys are `provisioning.py`, cells `fleet.py`, routing
 `routing_feed.py`, verification `verify/`. Errors of the package become
-`{"errors": {"code", "message", "parameter"?}}` in one place. The request path of tenants never comes here.
+`{"errors": {"code", "message", "parameter"?}}` in one place. The request path of tenants never
+comes here.
 """
 
 import asyncio
