@@ -23,6 +23,7 @@ from starlette.routing import Route
 from control_plane.catalog import Catalog
 from control_plane.errors import (
     BodyTooLarge,
+    CatalogUnavailable,
     ControlPlaneError,
     NotFound,
     RequestMalformed,
@@ -102,11 +103,14 @@ class Api:
         self._plane = plane
 
     def only(self, *roles: Role) -> Callable[[Handler], Handler]:
-        """Lets a route be called with the tokens of these roles only."""
+        """Lets a route be called with the tokens of these roles only, and not before it can be."""
 
         def restrict(handler: Handler) -> Handler:
             async def restricted(request: Request) -> Response:
                 self._plane.tokens.require(request.headers.get("authorization"), *roles)
+                if self._plane.unready is not None:
+                    # The catalog may have no tables yet; nothing below is written for that.
+                    raise CatalogUnavailable(f"not ready: {self._plane.unready}")
                 return await handler(request)
 
             return restricted

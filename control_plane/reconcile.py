@@ -37,6 +37,8 @@ SETTLED_S = 30.0
 """How often a cell that is as desired is compared again, in case somebody changed it by hand."""
 PAUSE_S_MIN = 0.5
 PAUSE_S_MAX = 30.0
+TUNING_PAUSE_S_MAX = 600.0
+"""A build that fails at its last row would read the whole table again at every attempt."""
 RECORD_S = 10.0
 """How often an unchanged observation is written to the catalog."""
 MIGRATION_S_MAX = 600.0
@@ -51,6 +53,8 @@ class Pass:
     sentence: str
     settled: bool
     """Whether nothing is left to do until something changes."""
+    pause_s_max: float = PAUSE_S_MAX
+    """The longest pause before an unsettled pass is repeated."""
 
 
 class CellReconciler:
@@ -97,12 +101,14 @@ class CellReconciler:
         return Pass(sentence=sentence, settled=True)
 
     async def _ask(self) -> CellObservation:
+        reason: str | None = None
         try:
             reason = await self.client.unhealthy_reason()
             status = await self.client.status()
         except CellError as exc:
             self._reading = None
-            return unhealthy(str(exc))
+            # What the cell says of itself is closer to the cause than what we failed to read.
+            return unhealthy(reason or str(exc))
         now = Reading(commands_applied=status.commands_applied, at_s=time.monotonic())
         before, self._reading = self._reading, now
         return observe_cell(status, reason, before, now)
@@ -139,7 +145,9 @@ class CellReconciler:
         report = await apply_tuning(self._owner_dsn, self.spec, tenants)
         # A tenant's index waits for an event that wakes this loop, so waiting is settled.
         return Pass(
-            sentence=f"schema at version {version}; {report.sentence}", settled=not report.failed
+            sentence=f"schema at version {version}; {report.sentence}",
+            settled=not report.failed,
+            pause_s_max=TUNING_PAUSE_S_MAX,
         )
 
 
@@ -169,7 +177,7 @@ async def repeat(
             log.info("pass", extra={"loop": name, "sentence": result.sentence})
             said = result.sentence
         failures = 0 if result.settled else failures + 1
-        pause_s = settled_s if result.settled else backoff_s(failures)
+        pause_s = settled_s if result.settled else backoff_s(failures, result.pause_s_max)
         try:
             async with asyncio.timeout(pause_s):
                 await woken.wait()
@@ -177,7 +185,7 @@ async def repeat(
             continue
 
 
-def backoff_s(failures: int) -> float:
-    """The pause after the n-th failure in a row: 0.5 s, doubling up to 30 s."""
+def backoff_s(failures: int, pause_s_max: float = PAUSE_S_MAX) -> float:
+    """The pause after the n-th failure in a row: 0.5 s, doubling up to a bound."""
     assert failures >= 1
-    return min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(failures - 1, 16))
+    return min(pause_s_max, PAUSE_S_MIN * 2.0 ** min(failures - 1, 16))

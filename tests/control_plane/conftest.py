@@ -6,13 +6,20 @@ looked at, and it can be told to fail. Tests of the whole path use the real `pyt
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psycopg
 import pytest
 import uvicorn
@@ -114,17 +121,19 @@ class SmallCell:
     requests: list[str] = field(default_factory=list)
     refuse: Callable[[Request], Response | None] = lambda request: None
     """Asked first; its answer, if any, is the answer."""
-    hang: asyncio.Event | None = None
+    hang: threading.Event | None = None
     """Every request waits for it, if it is there."""
 
 
-def application(cell: SmallCell) -> Starlette:
+def application(server: "SmallServer") -> Starlette:
     async def healthz(request: Request) -> Response:
+        cell = server.cell
         if cell.unhealthy:
             return JSONResponse({"status": "unhealthy", "reason": cell.unhealthy}, 503)
         return JSONResponse({"status": "ok", "cell": cell.name})
 
     async def status(request: Request) -> Response:
+        cell = server.cell
         return JSONResponse(
             {
                 "cell": cell.name,
@@ -140,6 +149,7 @@ def application(cell: SmallCell) -> Starlette:
         )
 
     async def put_tenant(request: Request) -> Response:
+        cell = server.cell
         organization_id, body = request.path_params["id"], await request.json()
         head = {
             "organization_id": organization_id,
@@ -150,23 +160,27 @@ def application(cell: SmallCell) -> Starlette:
         return JSONResponse(cell.heads.setdefault(organization_id, head))
 
     async def get_tenant(request: Request) -> Response:
+        cell = server.cell
         head = cell.heads.get(request.path_params["id"])
         return JSONResponse(head) if head else JSONResponse({"errors": {}}, 404)
 
     async def put_key(request: Request) -> Response:
+        cell = server.cell
         key = (request.path_params["id"], request.path_params["key_id"])
         cell.keys[key] = (await request.json())["sha256"]
         return JSONResponse({})
 
     async def delete_key(request: Request) -> Response:
+        cell = server.cell
         cell.revoked.add((request.path_params["id"], request.path_params["key_id"]))
         return JSONResponse({})
 
     def guarded(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def guard(request: Request) -> Response:
+            cell = server.cell
             cell.requests.append(f"{request.method} {request.url.path}")
             if cell.hang is not None:
-                await cell.hang.wait()
+                await asyncio.to_thread(cell.hang.wait, 10)
             refusal = cell.refuse(request)
             if refusal is not None:
                 return refusal
@@ -190,43 +204,61 @@ def application(cell: SmallCell) -> Starlette:
     )
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Signals are the test run's own."""
         yield
 
 
-@contextlib.asynccontextmanager
-async def run_small_cell(name: str) -> AsyncIterator[SmallCell]:
-    """Serves on a free port for as long as the block lasts."""
-    cell = SmallCell(name=name)
-    listener = socket.create_server(("127.0.0.1", 0))
-    cell.address = f"127.0.0.1:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
-        application(cell), lifespan="off", log_config=None, timeout_graceful_shutdown=1
-    )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield cell
-    finally:
-        if cell.hang is not None:
-            cell.hang.set()
-        server.should_exit = True
-        await serving
-        listener.close()
+class SmallServer:
+    """Serves the operator API of one cell from a thread; each test puts a fresh cell into it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.cell = self.fresh_cell()
+        config = uvicorn.Config(
+            application(self), lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        )
+        self._server = QuietServer(config)
+        self._thread = threading.Thread(target=self._serve, name=f"small {name}")
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._listener]))
+
+    def fresh_cell(self) -> SmallCell:
+        self.cell = SmallCell(name=self.name, address=self.address)
+        return self.cell
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._listener.close()
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def small_servers() -> Iterator[tuple[SmallServer, SmallServer]]:
+    servers = (SmallServer("cell-a"), SmallServer("cell-b"))
+    yield servers
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture
-async def small_cell() -> AsyncIterator[SmallCell]:
-    async with run_small_cell("cell-a") as cell:
-        yield cell
+def small_cell(small_servers: tuple[SmallServer, SmallServer]) -> Iterator[SmallCell]:
+    cell = small_servers[0].fresh_cell()
+    yield cell
+    if cell.hang is not None:
+        cell.hang.set()
 
 
 @pytest.fixture
-async def other_cell() -> AsyncIterator[SmallCell]:
-    async with run_small_cell("cell-b") as cell:
-        yield cell
+def other_cell(small_servers: tuple[SmallServer, SmallServer]) -> SmallCell:
+    return small_servers[1].fresh_cell()
 
 
 @pytest.fixture
@@ -283,6 +315,83 @@ def cells_file(small_cell: SmallCell, other_cell: SmallCell, owned_database: str
         router_address="127.0.0.1:8080",
         router_operator_address=small_cell.address,
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningControlPlane:
+    """`python -m control_plane` as a process of its own."""
+
+    environment: dict[str, str]
+    url: str
+    process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "control_plane"],
+            env={"PATH": os.environ["PATH"], **self.environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def health(self) -> tuple[int, str]:
+        """Status and reason of /healthz; 0 while nobody listens."""
+        try:
+            response = httpx.get(f"{self.url}/healthz", trust_env=False)
+        except httpx.TransportError as exc:
+            return 0, str(exc)
+        return response.status_code, response.json().get("reason", "")
+
+    def wait_until(self, condition: Callable[[], bool], seconds_max: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds_max
+        while not condition():
+            assert self.process is not None
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline, "not within the deadline"
+            time.sleep(0.02)
+
+    def start_ready(self) -> None:
+        self.start()
+        self.wait_until(lambda: self.health()[0] == 200)
+
+    def end(self, number: int = signal.SIGTERM, seconds_max: float = 15.0) -> tuple[int, str]:
+        """Exit code and everything it wrote."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            written = self.process.communicate(timeout=seconds_max)[1]
+        finally:
+            self.process.kill()
+        return self.process.returncode, written
+
+
+@pytest.fixture
+def control_process(
+    tmp_path: Path, cells_file: CellsFile, catalog_dsn: str, empty_cell_dsn: str
+) -> Iterator[RunningControlPlane]:
+    """Configured for two small cells, the first with an empty database; not started."""
+    topology = tmp_path / "cells.yaml"
+    topology.write_text(TOPOLOGY)
+    path = tmp_path / "cells.json"
+    path.touch(0o600)
+    path.write_bytes(
+        msgspec.json.encode(msgspec.structs.replace(cells_file, topology_file=str(topology)))
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    running = RunningControlPlane(
+        url=f"http://127.0.0.1:{port}",
+        environment={
+            "CLOISTER_CONTROL_LISTEN": f"127.0.0.1:{port}",
+            "CLOISTER_CONTROL_CATALOG_DSN": catalog_dsn,
+            "CLOISTER_CONTROL_OPERATOR_TOKEN": OPERATOR_TOKEN,
+            "CLOISTER_CONTROL_ROUTER_TOKEN": ROUTER_TOKEN,
+            "CLOISTER_CONTROL_CELLS_FILE": str(path),
+        },
+    )
+    yield running
+    if running.process is not None:
+        running.end(signal.SIGKILL)
 
 
 @pytest.fixture

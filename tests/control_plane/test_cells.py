@@ -1,7 +1,7 @@
 """The client of a cell's operator API. Method: a real HTTP server on loopback that misbehaves."""
 
-import asyncio
 import hashlib
+import threading
 from typing import Any
 from uuid import uuid4
 
@@ -48,7 +48,7 @@ async def test_a_silent_cell_is_unavailable_after_the_deadline(
     cell_client: CellClient, small_cell: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells, "REQUEST_S_MAX", 0.05)
-    small_cell.hang = asyncio.Event()
+    small_cell.hang = threading.Event()
     with pytest.raises(CellUnavailable, match=r"cell-a did not answer within 0\.05 s"):
         await cell_client.put_tenant(uuid4(), Epoch(1))
 

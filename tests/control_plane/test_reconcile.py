@@ -37,9 +37,8 @@ async def test_an_empty_database_gets_its_schema_and_its_tuning(
         " built index custom_when_"
     )
     again = await loop.ensure()
-    assert again == Pass(
-        sentence=f"schema at version {SCHEMA_VERSION}; tuned as desired", settled=True
-    )
+    assert again.settled
+    assert again.sentence == f"schema at version {SCHEMA_VERSION}; tuned as desired"
 
 
 async def test_an_absent_postgres_is_said_and_tried_again(
@@ -95,6 +94,7 @@ async def test_an_unhealthy_and_an_absent_cell_are_observations(
     small_cell.unhealthy = "its Postgres is away"
     assert (await loop.observe()).sentence == "its Postgres is away"
     assert loop.observed.tenants == 0, "it still answers"
+    small_cell.unhealthy = None
     small_cell.token = "another token"
     assert "refused GET /operator/status (401)" in (await loop.observe()).sentence
     assert loop.observed.tenants is None
@@ -134,5 +134,14 @@ async def test_passes_repeat_with_pauses_and_at_once_when_woken() -> None:
         await loop
 
 
+async def test_the_words_of_an_unhealthy_cell_go_before_our_own(
+    cell_client: CellClient, small_cell: Any, catalog: Catalog
+) -> None:
+    small_cell.unhealthy = "its Postgres is away"
+    small_cell.token = "another token"
+    assert (await reconciler("", cell_client, catalog).observe()).sentence == "its Postgres is away"
+
+
 def test_backoff_doubles_up_to_its_bound() -> None:
     assert [backoff_s(n) for n in (1, 2, 3, 7, 1000)] == [0.5, 1.0, 2.0, 30.0, 30.0]
+    assert backoff_s(1000, 600.0) == 600.0

@@ -7,6 +7,8 @@ import pytest
 from control_plane.errors import TopologyInvalid
 from control_plane.postgres_parameters import parse_described
 from control_plane.topology import CellSpec, Topology, load_topology, parse_topology
+from infra.local.binaries import find_binaries
+from infra.local.plan import accepted_parameters
 
 FULL = """\
 cells:
@@ -263,6 +265,18 @@ def test_parameters_are_checked_against_what_the_server_accepts() -> None:
         "log_connections": "on",
         "ext.a": "1",
     }
+
+
+def test_a_real_server_describes_its_parameters() -> None:
+    accepted = accepted_parameters(find_binaries())
+    assert accepted is not None
+    text = cell("postgres:\n  parameters: {work_men: 4MB, max_wal_size: 1}")
+    with pytest.raises(TopologyInvalid) as caught:
+        parse_topology(text, "cells.yaml", accepted=accepted)
+    assert str(caught.value).splitlines() == [
+        "cells.yaml:4: Postgres has no parameter 'work_men'; did you mean 'work_mem'?",
+        "cells.yaml:4: max_wal_size: 1 is below 2; see the Postgres documentation",
+    ]
 
 
 def test_an_aliased_cell_is_read_twice() -> None:
