@@ -94,8 +94,11 @@ class ParameterRange:
         """
         if self.kind == "BOOLEAN" and value.lower() not in _BOOLEANS:
             return f"{value!r} is not on or off"
-        if self.kind not in ("INTEGER", "REAL") or re.fullmatch(r"-?[0-9.]+ ?[a-zA-Z]+", value):
+        if self.kind not in ("INTEGER", "REAL"):
             return None
+        if unit := re.fullmatch(r"-?[0-9]+(?:\.[0-9]+)? *([a-zA-Z]+)", value):
+            known = ", ".join(_UNITS)
+            return None if unit[1] in _UNITS else f"{value!r} has no unit of {known}"
         try:
             number = float(value)
         except ValueError:
@@ -107,6 +110,8 @@ class ParameterRange:
         return None
 
 
+_UNITS = ("B", "kB", "MB", "GB", "TB", "us", "ms", "s", "min", "h", "d")
+"""As Postgres spells them; it takes no other spelling."""
 _BOOLEANS = frozenset({"on", "off", "true", "false", "yes", "no", "1", "0"})
 
 

@@ -250,6 +250,9 @@ def test_parameters_are_checked_against_what_the_server_accepts() -> None:
         in (problems(with_parameter("work_men: 4MB"), described=DESCRIBED)[0])
     )
     assert "32 is below 64" in problems(with_parameter("work_mem: 32"), described=DESCRIBED)[0]
+    assert (
+        "has no unit of B, kB" in problems(with_parameter("work_mem: 4mb"), described=DESCRIBED)[0]
+    )
     assert "not a number" in problems(with_parameter("work_mem: lots"), described=DESCRIBED)[0]
     assert (
         "not on or off" in (problems(with_parameter("log_connections: 7"), described=DESCRIBED)[0])
