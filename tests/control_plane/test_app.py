@@ -64,6 +64,16 @@ async def test_no_answer_and_no_row_holds_a_secret_afterwards(
         assert secret not in str([*await tables.fetchall(), *await keys.fetchall()])
 
 
+async def test_a_key_is_shown_even_if_the_catalog_goes_away_after_it_was_made(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: Catalog) -> int:
+        raise CatalogUnavailable("away")
+
+    monkeypatch.setattr(Catalog, "routing_version", away)
+    assert (await create(api, "acme"))["api_key"].startswith("ck_")
+
+
 async def test_keys(api: httpx.AsyncClient) -> None:
     created = await create(api, "acme")
     response = await api.post("/v1/tenants/acme/keys")
