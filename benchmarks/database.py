@@ -25,7 +25,7 @@ SIZING: Final = PostgresSpec(
     shared_buffers="512MB",
     max_connections=60,
     # Checkpoints come when we ask for them, before each run, so that none falls into one run only.
-    parameters={"max_wal_size": "8GB", "checkpoint_timeout": "30min"},
+    parameters={"max_wal_size": "4GB", "checkpoint_timeout": "30min"},
 )
 COMMITS: Final = 200
 COMMIT_ADDED_MS_MAX: Final = 2.0

@@ -32,9 +32,9 @@ from infra.local.postgres import Postgres
 BATCHES: Final = (1, 10, 100, 1_000, 2_000)
 BATCH: Final = 1_000
 """The batch size of the goals, and of the growth."""
-SECONDS: Final = 4.0
+SECONDS: Final = 3.0
 SECONDS_QUICK: Final = 0.6
-WARMUP_S: Final = 1.0
+WARMUP_S: Final = 0.5
 WARMUP_S_QUICK: Final = 0.3
 GROWN_TRANSACTIONS: Final = 2_500_000
 """Five million entries."""

@@ -27,7 +27,7 @@ cells:
   {CELL}:
     zone: local-1
     accepts_tenants: true
-    postgres: {{shared_buffers: 512MB, max_connections: 40, parameters: {{max_wal_size: 8GB}}}}
+    postgres: {{shared_buffers: 512MB, max_connections: 40, parameters: {{max_wal_size: 4GB}}}}
 """
 COMMAND_S_MAX: Final = 30.0
 PLATFORM_READY_S_MAX: Final = 90.0
