@@ -13,6 +13,7 @@
     ├── PortOccupied                    an address of the platform is taken
     ├── UnsafePath                      a private file or directory belongs to somebody else
     ├── StartFailed                     a process of the platform did not become healthy
+    ├── StartInterrupted                told to stop before it was ready
     └── StopFailed                      a running platform did not stop in time
 
 Every message names the values that failed and what to do about it; the CLI prints it and exits
@@ -105,6 +106,14 @@ class StartFailed(InfraError):
     """A process of the platform exited or did not become healthy before its deadline."""
 
     code = "start_failed"
+
+
+class StartInterrupted(InfraError):
+    """The platform was told to stop before it was ready."""
+
+    code = "start_interrupted"
+    status = 130
+    retryable = True
 
 
 class StopFailed(InfraError):

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from cell.schema import SCHEMA_VERSION, create_roles_and_database, schema_version
 from control_plane.wire import CreatedTenant
-from infra.errors import StartFailed
+from infra.errors import StartFailed, StartInterrupted
 from infra.local.children import (
     CELLS_FILE,
     cell_child,
@@ -78,8 +78,9 @@ async def run_platform(
 ) -> None:
     """Run until `stop` is set; returns when everything has ended.
 
-    Raises StartFailed, PostgresError or what a child's start raises; nothing is left running then
-    either. The caller holds the data directory's lock.
+    Raises StartInterrupted if that was before it was ready, and StartFailed, PostgresError or what
+    else a child's start raises; nothing is left running then either. The caller holds the data
+    directory's lock.
     """
     # trust_env: a proxy of the environment must see neither a token nor a key.
     async with httpx.AsyncClient(trust_env=False) as client:
@@ -88,10 +89,11 @@ async def run_platform(
         starting = asyncio.create_task(platform.start(), name="start")
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                reports.ready(starting.result())
-                log.info("platform ready", extra={"router": plan.router_url})
-                await platform.watch(stopping)
+            if not starting.done():
+                raise StartInterrupted("the platform was told to stop before it was ready")
+            reports.ready(starting.result())
+            log.info("platform ready", extra={"router": plan.router_url})
+            await platform.watch(stopping)
         finally:
             for task in (starting, stopping):
                 task.cancel()

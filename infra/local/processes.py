@@ -40,6 +40,16 @@ def processes_running_in(directory: Path, command: str) -> list[int]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process exists and has not ended; a zombie has, and only waits to be asked."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    # The state follows the name, which stands in parentheses and may hold any character.
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
 def read_command(entry: Path) -> str:
     return (entry / "comm").read_text().strip()
 

@@ -33,7 +33,7 @@ from infra.local.layout import (
 from infra.local.plan import Plan, make_plan
 from infra.local.platform import Ready, Reports, run_platform
 from infra.local.postgres import wait_until_unused
-from infra.local.processes import log_tail
+from infra.local.processes import is_running, log_tail
 from infra.local.reporting import Report, open_supervisor_log
 from infra.local.supervisor import open_log
 
@@ -192,7 +192,7 @@ def stop_platform(root: Path) -> int | None:
     if pid is not None:
         signal_supervisor(data, pid)
         deadline = time.monotonic() + STOP_S_MAX
-        while lock_holder(data) == pid:
+        while lock_holder(data) == pid or is_running(pid):
             if time.monotonic() > deadline:
                 raise StopFailed(
                     f"the platform on {data.root}, pid {pid}, did not stop within {STOP_S_MAX:g} s;"

@@ -20,7 +20,7 @@ import pytest
 
 from infra.errors import PostgresInUse, StartFailed
 from infra.local import supervisor
-from infra.local.processes import tethered
+from infra.local.processes import is_running, tethered
 from infra.local.reporting import JsonLines
 from infra.local.supervisor import Child, ChildSpec, open_log, restart_delay
 
@@ -93,21 +93,12 @@ async def until(condition: Callable[[], object], what: str) -> None:
         await asyncio.sleep(0.01)
 
 
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    # A zombie has ended; its parent has only not asked for its status yet.
-    return state != "Z"
-
-
 async def test_a_child_is_started_and_ended(tmp_path: Path, log: logging.Logger) -> None:
     async with running(python_spec(tmp_path, SERVES), log) as child:
         pid = int((tmp_path / "ready").read_text())
         assert child.pid == pid
         assert os.getsid(pid) == pid
-    assert not alive(pid)
+    assert not is_running(pid)
     assert logged(tmp_path) == []
 
 
@@ -164,7 +155,7 @@ async def test_a_child_that_never_becomes_healthy_is_ended(
     spec = replace(python_spec(tmp_path, script), start_s_max=0.5)
     with pytest.raises(StartFailed, match=r"not healthy within 0\.5 s"):
         await Child(spec, log).start()
-    assert not alive(int((tmp_path / "pid").read_text()))
+    assert not is_running(int((tmp_path / "pid").read_text()))
 
 
 async def test_a_child_that_ignores_the_signal_is_killed(
@@ -174,7 +165,7 @@ async def test_a_child_that_ignores_the_signal_is_killed(
     async with running(replace(python_spec(tmp_path, IGNORES_TERM), stop=stop), log) as child:
         pid = child.pid
     assert pid is not None
-    assert not alive(pid)
+    assert not is_running(pid)
     (line,) = logged(tmp_path)
     assert (line["message"], line["signal"]) == ("child did not end in time", "SIGTERM")
 
@@ -218,12 +209,12 @@ async def test_children_die_with_their_supervisor(tmp_path: Path) -> None:
     pid = int((tmp_path / "ready").read_text())
     parent.kill()
     await parent.wait()
-    await until(lambda: not alive(pid), "the child dies")
+    await until(lambda: not is_running(pid), "the child dies")
 
 
 PARENT = f"""
 import signal, subprocess, sys, time
-from infra.local.processes import tethered
+from infra.local.processes import is_running, tethered
 command = tethered(signal.SIGKILL, [sys.executable, "-c", {SERVES!r}])
 subprocess.Popen(command, start_new_session=True)
 time.sleep(60)
