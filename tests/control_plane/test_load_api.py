@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import uvloop
 
 from control_plane.load.api import (
     PAUSE_S_MAX,
@@ -156,6 +157,20 @@ async def test_the_deadline_ends_the_repeats_and_says_why(start: Start) -> None:
 async def test_an_address_where_nobody_listens(start: Start) -> None:
     with pytest.raises(PlatformUnreachable, match="for 1 s"):
         await post(client("http://127.0.0.1:1", give_up_s=1.0))
+
+
+def test_it_works_on_the_loop_that_the_command_runs_on() -> None:
+    async def exchange() -> int:
+        scripted = Scripted(CUT, CREATED)
+        server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
+        calls = client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        answer = await post(calls)
+        calls.close()
+        server.close()
+        return answer.status
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(exchange()) == 201
 
 
 async def test_chunked_answers_are_read(start: Start) -> None:
