@@ -11,7 +11,9 @@ CellError
 │   ├── UnsupportedMediaType    415  not JSON, or a compressed body
 │   ├── Unprocessable           422  well-formed, but a field or a rule of the ledger forbids it
 │   ├── NotApplied              421/429/503  a verdict: nothing was queued or done
-│   └── OutcomeUnknown          503  the answer did not come in time; repeat with the same key
+│   ├── OutcomeUnknown          503  the answer did not come in time; repeat with the same key
+│   └── Unavailable             503  the database cannot be read now
+├── SettingsInvalid             a setting is missing or impossible; the variable is named
 ├── SchemaMismatch              the database's schema is not the one this code knows
 └── WriterFenced                a later sequencer owns this database; this process must stop
 """
@@ -65,6 +67,10 @@ class MethodNotAllowed(ApiError):
 
     status = 405
     code = "not_found"
+
+    def __init__(self, message: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class Conflict(ApiError):
@@ -121,6 +127,18 @@ class OutcomeUnknown(ApiError):
     status = 503
     code = "conflict"
     retryable = True
+
+
+class Unavailable(ApiError):
+    """The database cannot be read now: no connection free, or no answer in time."""
+
+    status = 503
+    code = "too_many_requests"
+    retryable = True
+
+
+class SettingsInvalid(CellError):
+    """A setting is missing or impossible; the message names its variable."""
 
 
 class SchemaMismatch(CellError):

@@ -32,7 +32,7 @@ from cell.batch import Applied, Batch, Idempotency, Outcome, Replayed, Submissio
 from cell.errors import ApiError, Conflict, NotApplied, OutcomeUnknown, Unprocessable, WriterFenced
 from cell.ids import IdSource
 from cell.ledger.commands import Command
-from cell.ledger.model import AccountBalances, LedgerAccount, TenantId
+from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, TenantId
 from cell.prefetch import Needs, Prefetch, note_needs
 from cell.state import GenerationCache, LedgerCache
 from cell.store import (
@@ -185,6 +185,13 @@ class Sequencer:
         if head is None or head.state != "owned":
             return None
         return self._cache.account(tenant_id, account_id)
+
+    def cached_ledger(self, tenant_id: TenantId, ledger_id: str) -> Ledger | None:
+        """The ledger as last committed; as `cached_account`."""
+        head = self._heads.get(tenant_id)
+        if head is None or head.state != "owned":
+            return None
+        return self._cache.ledger(tenant_id, ledger_id)
 
     @property
     def queue_depth(self) -> int:

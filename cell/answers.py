@@ -1,0 +1,91 @@
+"""Answers: what goes back to a client, and every error in the API's one form.
+
+An error is `{"errors": {"code", "message", "parameter"?}}` with headers that say whether repeating
+helps: the SDKs repeat 409, 429 and 5xx by themselves unless told otherwise.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from cell.errors import (
+    ApiError,
+    Conflict,
+    MethodNotAllowed,
+    NotApplied,
+    OutcomeUnknown,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from cell.wire import EPOCH_HEADER, MOVED_TO_HEADER, NOT_APPLIED_HEADER
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+IN_FLIGHT_RETRY_MS: Final = 100
+"""A command is settled within a few milliseconds; the SDK's own pause would be half a second."""
+
+UNAVAILABLE_RETRY_S: Final = 1
+
+
+class Answer(msgspec.Struct, frozen=True):
+    status: int
+    body: bytes
+    headers: Headers = ()
+
+
+_encoder: Final = msgspec.json.Encoder()
+
+
+def render(view: Any) -> bytes:
+    """JSON of a view; the same view always gives the same bytes."""
+    return _encoder.encode(view)
+
+
+class _Error(msgspec.Struct, frozen=True, omit_defaults=True):
+    code: str
+    message: str
+    parameter: str | None = None
+
+
+def answer_error(error: ApiError) -> Answer:
+    content = _Error(error.code, error.message, error.parameter)
+    return Answer(error.status, render({"errors": content}), _error_headers(error))
+
+
+def answer_failure() -> Answer:
+    """The answer to a mistake of ours: what happened is in the log, under the request id."""
+    content = _Error("internal_error", "the cell failed; its log has the reason")
+    return Answer(500, render({"errors": content}))
+
+
+def _error_headers(error: ApiError) -> Headers:
+    if isinstance(error, Conflict):
+        if error.retryable:
+            pause = str(IN_FLIGHT_RETRY_MS).encode()
+            return ((b"x-should-retry", b"true"), (b"retry-after-ms", pause))
+        return ((b"x-should-retry", b"false"),)
+    if isinstance(error, NotApplied):
+        return _verdict_headers(error)
+    if isinstance(error, OutcomeUnknown | Unavailable):
+        return ((b"retry-after", str(UNAVAILABLE_RETRY_S).encode()),)
+    if isinstance(error, Unauthenticated):
+        return ((b"www-authenticate", b'Basic realm="cloister"'),)
+    if isinstance(error, MethodNotAllowed):
+        return ((b"allow", ", ".join(error.allowed).encode()),)
+    if isinstance(error, TooLarge):
+        # The rest of the body is still coming and nobody will read it.
+        return ((b"connection", b"close"),)
+    return ()
+
+
+def _verdict_headers(error: NotApplied) -> Headers:
+    headers = [
+        (NOT_APPLIED_HEADER.encode(), error.verdict.value.encode()),
+        (b"retry-after", str(UNAVAILABLE_RETRY_S).encode()),
+    ]
+    if error.epoch is not None:
+        headers.append((EPOCH_HEADER.encode(), str(error.epoch).encode()))
+    if error.moved_to is not None:
+        headers.append((MOVED_TO_HEADER.encode(), error.moved_to.encode()))
+    return tuple(headers)

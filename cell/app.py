@@ -1,0 +1,251 @@
+"""The cell process: what it is made of, how it starts, how it ends.
+
+Start: take the ports, answer /healthz with the reason why not yet, wait for Postgres and its
+schema, become the writer, serve tenants. End: stop accepting, finish what is in flight, drain the
+sequencer, close connections. Being fenced by a later sequencer ends the process at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final
+
+import psycopg
+import uvicorn
+
+from cell import schema
+from cell.api import TenantApi
+from cell.calls import CellParts
+from cell.errors import SchemaMismatch, SettingsInvalid
+from cell.metrics import CellMetrics, RequestMetrics
+from cell.operator_api import OperatorApi
+from cell.provision import Provision
+from cell.reads import Reader
+from cell.routes import FIRST_ANSWERS, ROUTES
+from cell.sequencer import Sequencer, SequencerLimits
+from cell.settings import Address, Settings
+from cell.store import Store
+from cell.tenants import Directory
+from cell.wire import KEEP_ALIVE_CELL_S
+
+DRAIN_S_MAX: Final = 10
+"""How long requests in flight may take to finish after SIGTERM."""
+
+STOP_S_MAX: Final = 15.0
+"""How long the sequencer may take to settle what is queued."""
+
+RETRY_PAUSE_S: Final = 0.25
+"""Between two looks at a Postgres that is not ready yet."""
+
+BACKLOG: Final = 1024
+CONNECTIONS_MAX: Final = 2048
+"""Connections open, and requests in flight, on one listener; more are answered 503."""
+
+log = logging.getLogger("cell.app")
+
+
+class Cell:
+    """The parts of one cell, connected to each other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.operator_token = settings.operator_token
+        self._waits_for: str | None = "starting"
+        self.reader = Reader(
+            settings.reader_dsn, pool_min=settings.pool_min, pool_max=settings.pool_max
+        )
+        self.directory = Directory(self.reader)
+        self.provision = Provision(settings.writer_dsn)
+        self.sequencer = Sequencer(Store(settings.writer_dsn), _limits(settings))
+        requests = RequestMetrics()
+        self.metrics = CellMetrics(requests, self.sequencer)
+        parts = CellParts(
+            sequencer=self.sequencer,
+            reader=self.reader,
+            directory=self.directory,
+            first_answers=FIRST_ANSWERS,
+        )
+        self.tenant_api = TenantApi(parts, ROUTES, requests)
+        self.operator_api = OperatorApi(self).application()
+
+    @property
+    def unready(self) -> str | None:
+        """Why the cell cannot serve; None where it can."""
+        status = self.sequencer.status
+        if self._waits_for is None and not status.connected:
+            return f"the sequencer has no connection to Postgres: {status.last_error}"
+        return self._waits_for
+
+    async def open(self) -> None:
+        """Wait for Postgres and the schema, then become the writer and connect.
+
+        Raises SchemaMismatch where the schema is newer than this code.
+        """
+        await self.provision.open()
+        while True:
+            try:
+                await self._prepare_schema()
+                await self.sequencer.open()
+                break
+            except psycopg.OperationalError as exc:
+                self._wait_because(f"Postgres does not answer: {exc}")
+            except SchemaMismatch as exc:
+                if await self._is_schema_newer():
+                    raise
+                self._wait_because(str(exc))
+            await asyncio.sleep(RETRY_PAUSE_S)
+        await self.reader.open()
+        self._waits_for = None
+        log.info("ready", extra={"writer_epoch": self.sequencer.status.writer_epoch})
+
+    def stop(self) -> None:
+        """Say that no new requests should come."""
+        self._waits_for = "stopping"
+
+    async def close(self) -> None:
+        await self.reader.close()
+        await self.provision.close()
+
+    async def _prepare_schema(self) -> None:
+        if self.settings.owner_dsn is not None:
+            await schema.migrate(self.settings.owner_dsn)
+
+    async def _is_schema_newer(self) -> bool:
+        try:
+            found = await schema.schema_version(self.settings.writer_dsn)
+        except psycopg.OperationalError:
+            return False
+        return found is not None and found > schema.SCHEMA_VERSION
+
+    def _wait_because(self, reason: str) -> None:
+        if self._waits_for != reason:
+            log.warning("not ready", extra={"reason": reason})
+        self._waits_for = reason
+
+
+def _limits(settings: Settings) -> SequencerLimits:
+    return SequencerLimits(
+        batch_size=settings.sequencer_batch_size,
+        linger_s=settings.sequencer_linger_ms / 1000,
+        queue_commands_max=settings.sequencer_queue_commands_max,
+        queue_commands_per_tenant_max=settings.sequencer_queue_commands_per_tenant_max,
+        cache_accounts=settings.sequencer_cache_accounts,
+    )
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Raises SettingsInvalid where a port is taken, SchemaMismatch where the schema is newer than this
+    code, WriterFenced when another sequencer took over.
+    """
+    tenants = _bind(settings.listen, "CLOISTER_CELL_LISTEN")
+    operators = _bind(settings.operator_listen, "CLOISTER_CELL_OPERATOR_LISTEN")
+    cell = Cell(settings)
+    operator_server = _server(cell.operator_api)
+    operating = asyncio.create_task(
+        operator_server.serve(sockets=[operators]), name="operator listener"
+    )
+    with _stop_event() as stop:
+        try:
+            if await _finishes_before(stop, cell.open()):
+                await _serve_tenants(cell, tenants, stop)
+        finally:
+            await cell.close()
+            operator_server.should_exit = True
+            await operating
+            tenants.close()
+
+
+async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Event) -> None:
+    server = _server(cell.tenant_api)
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="tenant listener")
+    sequencing = asyncio.create_task(cell.sequencer.run(), name="sequencer")
+    stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
+    try:
+        await asyncio.wait((serving, sequencing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        log.info("stopping")
+        cell.stop()
+        # Requests in flight first: the sequencer must still be there to settle them.
+        server.should_exit = True
+        await serving
+    finally:
+        stopping.cancel()
+        cell.sequencer.stop()
+        async with asyncio.timeout(STOP_S_MAX):
+            await sequencing
+
+
+async def _finishes_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """True once the work is done; False where the signal came first and the work was cancelled."""
+    working = asyncio.create_task(work, name="start")
+    stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        working.result()
+        return True
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    return False
+
+
+@contextlib.contextmanager
+def _stop_event() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Not uvicorn's: it raises the signal again at the end, and the exit code would be -15."""
+        yield
+
+
+def _server(application: Any) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            application,
+            interface="asgi3",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_keep_alive=KEEP_ALIVE_CELL_S,
+            timeout_graceful_shutdown=DRAIN_S_MAX,
+        )
+    )
+
+
+def _bind(address: Address, variable: str) -> socket.socket:
+    """A socket with the address, not listening yet; raises SettingsInvalid."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as exc:
+        bound.close()
+        raise SettingsInvalid(
+            f"{variable}: cannot listen on {address}: {exc.strerror or exc}"
+        ) from exc
+    return bound

@@ -1,0 +1,75 @@
+"""Balances as the API shows them: three kinds, each with its operands and their decimal twins."""
+
+import msgspec
+
+from cell.ledger import balances
+from cell.ledger.balances import Balance
+from cell.ledger.model import AccountBalances, Direction, LedgerAccount, LedgerEntry
+
+
+class LedgerBalance(msgspec.Struct, frozen=True, gc=False):
+    amount: int
+    amount_string: str
+    credits: int
+    credits_string: str
+    debits: int
+    debits_string: str
+    currency: str
+    currency_exponent: int
+
+
+class LedgerBalances(msgspec.Struct, frozen=True, gc=False):
+    """Of an entry: the account's balances after its transaction."""
+
+    pending_balance: LedgerBalance
+    posted_balance: LedgerBalance
+    available_balance: LedgerBalance
+
+
+class LedgerAccountBalances(msgspec.Struct, frozen=True, gc=False):
+    """Of an account: with the bounds of time they are restricted to."""
+
+    pending_balance: LedgerBalance
+    posted_balance: LedgerBalance
+    available_balance: LedgerBalance
+    effective_at_lower_bound: str | None = None
+    effective_at_upper_bound: str | None = None
+
+
+def show_account_balances(account: LedgerAccount, of: AccountBalances) -> LedgerAccountBalances:
+    return LedgerAccountBalances(
+        *_three(of, account.normal_balance, account.currency, account.currency_exponent)
+    )
+
+
+def show_resulting_balances(entry: LedgerEntry) -> LedgerBalances:
+    of = AccountBalances(
+        tenant_id=entry.tenant_id,
+        ledger_account_id=entry.ledger_account_id,
+        pending_debits=entry.resulting_pending_debits,
+        pending_credits=entry.resulting_pending_credits,
+        posted_debits=entry.resulting_posted_debits,
+        posted_credits=entry.resulting_posted_credits,
+        lock_version=entry.lock_version,
+        seq=entry.seq,
+    )
+    return LedgerBalances(
+        *_three(of, entry.normal_balance, entry.currency, entry.currency_exponent)
+    )
+
+
+def _three(
+    of: AccountBalances, normal: Direction, currency: str, exponent: int
+) -> tuple[LedgerBalance, LedgerBalance, LedgerBalance]:
+    return (
+        _show(balances.pending(of, normal), currency, exponent),
+        _show(balances.posted(of, normal), currency, exponent),
+        _show(balances.available(of, normal), currency, exponent),
+    )
+
+
+def _show(balance: Balance, currency: str, exponent: int) -> LedgerBalance:
+    amount, credits, debits = balance
+    return LedgerBalance(
+        amount, str(amount), credits, str(credits), debits, str(debits), currency, exponent
+    )

@@ -1,0 +1,186 @@
+"""A call: one authenticated request, as the endpoints of the resources see it.
+
+An endpoint reads a call's query or typed body, has the sequencer apply a command or reads rows, and
+returns an answer; errors are raised as `ApiError`. Knows no resource: those name their routes.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString, TypeVar
+
+from cell import strict_json
+from cell.answers import Answer
+from cell.batch import Applied, Idempotency
+from cell.errors import InvalidRequest, TooLarge, Unprocessable, UnsupportedMediaType
+from cell.journal import Record
+from cell.ledger.commands import Command
+from cell.ledger.model import AccountBalances, LedgerAccount, TenantId
+from cell.query import Query
+from cell.reads import Reader
+from cell.sequencer import Sequencer
+from cell.tenants import Directory, Principal
+
+BODY_BYTES_MAX: Final = 25 * 1024 * 1024
+BODY_S_MAX: Final = 30.0
+"""A router has the whole body before it sends; whoever is slower is stuck."""
+
+_IDEMPOTENCY_KEY: Final = re.compile(rb"[ -~]{1,255}")
+_JSON_TYPES: Final = frozenset({b"application/json", b"application/json;charset=utf-8"})
+
+Receive = Callable[[], Awaitable[Any]]
+Body = TypeVar("Body")
+FirstAnswer = Callable[[Record], bytes]
+"""Renders the body of the first answer to an applied command, from its record alone."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its body was complete: nobody to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellParts:
+    """What endpoints work with."""
+
+    sequencer: Sequencer
+    reader: Reader
+    directory: Directory
+    first_answers: Mapping[type[Command], FirstAnswer]
+
+
+class Call:
+    """One request. Made by the API for each request, used by one endpoint."""
+
+    __slots__ = ("_headers", "_query_string", "_receive", "ids", "parts", "principal", "tenant_id")
+
+    def __init__(
+        self,
+        parts: CellParts,
+        principal: Principal,
+        ids: Sequence[str],
+        headers: dict[bytes, bytes],
+        query_string: bytes,
+        receive: Receive,
+    ) -> None:
+        self.parts = parts
+        self.principal = principal
+        self.tenant_id: TenantId = principal.tenant_id
+        self.ids = ids
+        """The variable segments of the path, decoded."""
+        self._headers = headers
+        self._query_string = query_string
+        self._receive = receive
+
+    def query(self) -> Query:
+        return Query(self._query_string)
+
+    async def body(self, kind: type[Body]) -> Body:
+        """The JSON body as a `kind`; raises what `strict_json.decode` and `read_body` raise."""
+        return strict_json.decode(await read_body(self._headers, self._receive), kind)
+
+    async def create(self, command: Command) -> Answer:
+        """Have a POST's command applied, once per idempotency key; answers 201.
+
+        A repeat of a key gives the first answer's bytes, whatever route or body it comes with.
+        """
+        outcome = await self.parts.sequencer.submit(self.tenant_id, command, self._idempotency())
+        if isinstance(outcome, Applied):
+            record = outcome.record
+        else:
+            record = await self.parts.reader.record(self.tenant_id, outcome.seq)
+        return Answer(201, self.parts.first_answers[type(record.command)](record))
+
+    async def apply(self, command: Command) -> Record:
+        """Have a PATCH's or DELETE's command applied; these carry no idempotency key."""
+        outcome = await self.parts.sequencer.submit(self.tenant_id, command, None)
+        assert isinstance(outcome, Applied), "only an idempotency key is replayed"
+        return outcome.record
+
+    def cached_live_account(self, id: str) -> tuple[LedgerAccount, AccountBalances] | None:
+        """A live account of a live ledger, where memory holds both; else the database must say."""
+        self.principal.require_readable()
+        sequencer = self.parts.sequencer
+        found = sequencer.cached_account(self.tenant_id, id)
+        if found is None or found[0].discarded_at_us is not None:
+            return None
+        ledger = sequencer.cached_ledger(self.tenant_id, found[0].ledger_id)
+        return found if ledger is not None and ledger.discarded_at_us is None else None
+
+    async def fetch(
+        self, statement: LiteralString, parameters: Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        """Rows of this tenant; raises NotApplied where the cell does not hold its current state."""
+        self.principal.require_readable()
+        return await self.parts.reader.fetch(self.tenant_id, statement, parameters)
+
+    def _idempotency(self) -> Idempotency | None:
+        key = self._headers.get(b"idempotency-key")
+        if key is None:
+            return None
+        if _IDEMPOTENCY_KEY.fullmatch(key) is None:
+            raise Unprocessable(
+                "an idempotency key has 1 to 255 printable ASCII characters",
+                "Idempotency-Key",
+                code="header_invalid",
+            )
+        return Idempotency(api_key_id=self.principal.api_key_id, key=key.decode("ascii"))
+
+
+Endpoint = Callable[[Call], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str
+    """As in `/api/ledgers/{id}`: literal and variable segments alternate after `/api`."""
+    endpoint: Endpoint
+
+
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    """The whole body of a request.
+
+    Raises TooLarge above BODY_BYTES_MAX (before reading, where the length is announced),
+    UnsupportedMediaType unless the body is uncompressed JSON, InvalidRequest when it does not come
+    in time, ClientGone when the client goes away.
+    """
+    announced = headers.get(b"content-length", b"0")
+    if not announced.isdigit() or int(announced) > BODY_BYTES_MAX:
+        raise _too_large()
+    try:
+        async with asyncio.timeout(BODY_S_MAX):
+            body = await _receive_all(receive)
+    except TimeoutError as exc:
+        raise InvalidRequest(f"the body did not arrive within {BODY_S_MAX:g} s") from exc
+    if body:
+        _require_plain_json(headers)
+    return body
+
+
+async def _receive_all(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > BODY_BYTES_MAX:
+            raise _too_large()
+        if not message.get("more_body", False):
+            return part if not parts else b"".join((*parts, part))
+        parts.append(part)
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the body has more than {BODY_BYTES_MAX} bytes")
+
+
+def _require_plain_json(headers: Mapping[bytes, bytes]) -> None:
+    kind = headers.get(b"content-type", b"")
+    if kind not in _JSON_TYPES and kind.lower().replace(b" ", b"") not in _JSON_TYPES:
+        raise UnsupportedMediaType("the body must be application/json in UTF-8", "Content-Type")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMediaType("compressed bodies are not supported", "Content-Encoding")

@@ -1,0 +1,125 @@
+"""Reads: the pool of reader connections, one tenant at a time.
+
+The role is subject to row-level security; each read names its tenant first, in the same database
+transaction, and without that sees no rows. Nothing of a read outlives its transaction, so that a
+pooler in transaction mode may stand between. Lists and whatever the sequencer's memory does not
+hold are read here; the sequencer itself has its own connections.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, LiteralString, TypeVar
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import QueryCanceled
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from cell.errors import Unavailable
+from cell.journal import Record, read_record
+from cell.ledger.model import TenantId
+from cell.rows import read_as_model
+
+POOL_WAIT_S_MAX: Final = 2.0
+"""How long a read waits for a connection."""
+
+WAITING_MAX: Final = 256
+"""Reads that may wait for a connection; one more is refused at once."""
+
+READ_S_MAX: Final = 12.0
+"""A read that Postgres has not answered after that time is given up; above the statement's own."""
+
+STATEMENT_MS_MAX: Final = 10_000
+CONNECT_S_MAX: Final = 3
+RECONNECT_S_MAX: Final = 5.0
+CLOSE_S_MAX: Final = 5.0
+ATTEMPTS_MAX: Final = 3
+"""Connections tried for one read: those in the pool may all have died with their Postgres."""
+
+_SCOPE: Final = (
+    "SELECT set_config('cloister.tenant_id', %s, true), set_config('statement_timeout', "
+    f"'{STATEMENT_MS_MAX}', true)"
+)
+
+log = logging.getLogger("cell.reads")
+
+Connection = psycopg.AsyncConnection[Any]
+Value = TypeVar("Value")
+
+
+class Reader:
+    """Reads rows of one tenant. Raises Unavailable where the database cannot be read in time."""
+
+    def __init__(self, reader_dsn: str, *, pool_min: int, pool_max: int) -> None:
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            make_conninfo(
+                reader_dsn, application_name="cloister-reader", connect_timeout=CONNECT_S_MAX
+            ),
+            min_size=pool_min,
+            max_size=pool_max,
+            max_waiting=WAITING_MAX,
+            timeout=POOL_WAIT_S_MAX,
+            reconnect_timeout=RECONNECT_S_MAX,
+            configure=_configure,
+            open=False,
+            name="reader",
+        )
+
+    async def open(self) -> None:
+        await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close(CLOSE_S_MAX)
+
+    async def fetch(
+        self, tenant_id: TenantId, statement: LiteralString, parameters: Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        """All rows of one statement, which sees one snapshot."""
+
+        async def work(connection: Connection) -> list[tuple[Any, ...]]:
+            # The pipeline sends both statements at once; up to its end they are one transaction.
+            async with connection.pipeline():
+                await connection.execute(_SCOPE, (tenant_id,))
+                cursor = await connection.execute(statement, parameters)
+            return await cursor.fetchall()
+
+        return await self._attempt(work)
+
+    async def record(self, tenant_id: TenantId, seq: int) -> Record:
+        """The journal's record at a sequence that is known to be committed."""
+
+        async def work(connection: Connection) -> Record:
+            async with connection.transaction():
+                await connection.execute(_SCOPE, (tenant_id,))
+                return await read_record(connection, tenant_id, seq)
+
+        return await self._attempt(work)
+
+    async def _attempt(self, work: Callable[[Connection], Awaitable[Value]]) -> Value:
+        attempt = 1
+        while True:
+            try:
+                async with asyncio.timeout(READ_S_MAX), self._pool.connection() as connection:
+                    return await work(connection)
+            except (TimeoutError, PoolTimeout, TooManyRequests, QueryCanceled) as exc:
+                log.warning("read given up", extra={"error": _one_line(exc)})
+                raise Unavailable("the read took too long; try again shortly") from exc
+            except psycopg.OperationalError as exc:
+                # Reads change nothing, so that they may be repeated; a connection that broke is
+                # not used again by the pool.
+                if attempt == ATTEMPTS_MAX:
+                    log.warning("reads fail", extra={"error": _one_line(exc)})
+                    raise Unavailable("the database cannot be read now") from exc
+                attempt += 1
+
+
+async def _configure(connection: Connection) -> None:
+    # No statement may be prepared on a server that a pooler can exchange for another.
+    connection.prepare_threshold = None
+    await connection.set_autocommit(True)
+    read_as_model(connection)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,277 @@
+"""Ledger accounts: create, retrieve (by id or external id), update, list, delete.
+
+Balances are the account's accumulators, never a sum over entries: a read costs the same however
+many entries there are. One account is answered from the sequencer's memory where that holds it.
+A deleted account, or one of a deleted ledger, is found no more; its entries stay readable.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from cell.answers import Answer, render
+from cell.balance_views import LedgerAccountBalances, show_account_balances
+from cell.calls import Call, FirstAnswer, Route
+from cell.errors import Conflict, NotFound, Unprocessable
+from cell.journal import Record
+from cell.ledger.commands import (
+    Command,
+    CreateLedgerAccount,
+    DeleteLedgerAccount,
+    UpdateLedgerAccount,
+)
+from cell.ledger.currencies import resolve_exponent
+from cell.ledger.model import AccountBalances, Direction, LedgerAccount
+from cell.listing import Filters
+from cell.pagination import Position, answer_page, parse_page
+from cell.query import Query
+from cell.rows import row_from, select_list
+from cell.timestamps import render_timestamp, render_timestamp_or_null
+from cell.wellformed import (
+    Description,
+    ExternalId,
+    LedgerableId,
+    Metadata,
+    Name,
+    as_uuid,
+    parse_uuid,
+    require_both_or_neither,
+    require_clean_external_id,
+    without_empty_values,
+)
+
+Account = tuple[LedgerAccount, AccountBalances]
+
+
+class LedgerableType(StrEnum):
+    """What an account may be linked to."""
+
+    COUNTERPARTY = "counterparty"
+    EXTERNAL_ACCOUNT = "external_account"
+    INTERNAL_ACCOUNT = "internal_account"
+    VIRTUAL_ACCOUNT = "virtual_account"
+
+
+class CreateBody(msgspec.Struct, frozen=True):
+    name: Name
+    ledger_id: str
+    normal_balance: Direction
+    currency: str
+    currency_exponent: int | None = None
+    description: Description | None = None
+    external_id: ExternalId | None = None
+    ledgerable_type: LedgerableType | None = None
+    ledgerable_id: LedgerableId | None = None
+    ledger_account_category_ids: list[str] | None = None
+    metadata: Metadata = {}
+
+
+class UpdateBody(msgspec.Struct, frozen=True):
+    name: Name | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+    external_id: ExternalId | UnsetType | None = UNSET
+    metadata: Metadata = {}
+
+
+class LedgerAccountView(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    object: str
+    live_mode: bool
+    created_at: str
+    updated_at: str
+    discarded_at: str | None
+    name: str
+    description: str | None
+    normal_balance: Direction
+    balances: LedgerAccountBalances
+    lock_version: int
+    ledger_id: str
+    external_id: str | None
+    ledgerable_id: str | None
+    ledgerable_type: str | None
+    metadata: dict[str, str]
+
+
+def show(pair: Account) -> LedgerAccountView:
+    account, balances = pair
+    return LedgerAccountView(
+        id=account.id,
+        object="ledger_account",
+        live_mode=True,
+        created_at=render_timestamp(account.created_at_us),
+        updated_at=render_timestamp(account.updated_at_us),
+        discarded_at=render_timestamp_or_null(account.discarded_at_us),
+        name=account.name,
+        description=account.description,
+        normal_balance=account.normal_balance,
+        balances=show_account_balances(account, balances),
+        lock_version=balances.lock_version,
+        ledger_id=account.ledger_id,
+        external_id=account.external_id,
+        ledgerable_id=account.ledgerable_id,
+        ledgerable_type=account.ledgerable_type,
+        metadata=account.metadata,
+    )
+
+
+async def create(call: Call) -> Answer:
+    body = await call.body(CreateBody)
+    if body.ledger_account_category_ids:
+        parameter = "ledger_account_category_ids"
+        raise Unprocessable(f"{parameter} is not supported yet", parameter)
+    require_clean_external_id(body.external_id)
+    require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
+    command = CreateLedgerAccount(
+        ledger_id=parse_uuid(body.ledger_id, "ledger_id"),
+        name=body.name,
+        normal_balance=body.normal_balance,
+        currency=body.currency,
+        currency_exponent=resolve_exponent(body.currency, body.currency_exponent),
+        description=body.description,
+        external_id=body.external_id,
+        ledgerable_type=body.ledgerable_type,
+        ledgerable_id=body.ledgerable_id,
+        metadata=without_empty_values(body.metadata),
+    )
+    return await call.create(command)
+
+
+def answer_created(record: Record) -> bytes:
+    account, balances = record.inserted
+    assert isinstance(account, LedgerAccount)
+    assert isinstance(balances, AccountBalances)
+    return render(show((account, balances)))
+
+
+_COLUMNS: Final = len(LedgerAccount.__struct_fields__)
+_ACCOUNTS: Final = f"""
+SELECT {select_list("a", LedgerAccount)}, {select_list("b", AccountBalances)}
+FROM ledger_accounts a
+JOIN ledger_account_balances b ON b.tenant_id = a.tenant_id AND b.ledger_account_id = a.id
+"""
+_LIVE: Final = """a.discarded_at_us IS NULL AND EXISTS (
+    SELECT FROM ledgers l
+    WHERE l.tenant_id = a.tenant_id AND l.id = a.ledger_id AND l.discarded_at_us IS NULL)
+"""
+_BY_ID: Final = f"{_ACCOUNTS} WHERE a.tenant_id = %s AND a.id = %s"
+_BY_EXTERNAL_ID: Final = (
+    f"{_ACCOUNTS} WHERE a.tenant_id = %s AND a.external_id = %s AND {_LIVE} LIMIT 2"
+)
+
+
+async def retrieve(call: Call) -> Answer:
+    call.query()
+    name = call.ids[0]
+    id = as_uuid(name)
+    found = call.cached_live_account(id) if id is not None else None
+    if found is None and id is not None:
+        rows = await call.fetch(f"{_BY_ID} AND {_LIVE}", (call.tenant_id, id))
+        found = _account(rows[0]) if rows else None
+    if found is None:
+        # A caller's external id may have the form of a UUID, too.
+        found = await _find_by_external_id(call, name)
+    return Answer(200, render(show(found)))
+
+
+async def _find_by_external_id(call: Call, external_id: str) -> Account:
+    rows = await call.fetch(_BY_EXTERNAL_ID, (call.tenant_id, external_id))
+    if not rows:
+        raise NotFound(f"no ledger account {external_id}")
+    if len(rows) > 1:
+        raise Conflict(
+            f"accounts of several ledgers have the external_id {external_id}", retryable=False
+        )
+    return _account(rows[0])
+
+
+def _account(row: tuple[object, ...]) -> Account:
+    return row_from(LedgerAccount, row[:_COLUMNS]), row_from(AccountBalances, row[_COLUMNS:])
+
+
+async def update(call: Call) -> Answer:
+    body = await call.body(UpdateBody)
+    require_clean_external_id(body.external_id)
+    command = UpdateLedgerAccount(
+        id=_require_id(call),
+        name=body.name,
+        description=body.description,
+        external_id=body.external_id,
+        metadata=body.metadata,
+    )
+    return await _answer_changed(call, await call.apply(command))
+
+
+async def delete(call: Call) -> Answer:
+    command = DeleteLedgerAccount(id=_require_id(call))
+    return await _answer_changed(call, await call.apply(command))
+
+
+def _require_id(call: Call) -> str:
+    id = as_uuid(call.ids[0])
+    if id is None:
+        raise NotFound(f"no ledger account {call.ids[0]}")
+    return id
+
+
+async def _answer_changed(call: Call, record: Record) -> Answer:
+    """The account as changed, with its balances as they are now: they were not part of it."""
+    account = record.updated[0]
+    assert isinstance(account, LedgerAccount)
+    found = call.cached_live_account(account.id)
+    if found is None:
+        rows = await call.fetch(_BY_ID, (call.tenant_id, account.id))
+        found = _account(rows[0])
+    return Answer(200, render(show((account, found[1]))))
+
+
+_SIGNED: Final = "(CASE a.normal_balance WHEN 'credit' THEN 1 ELSE -1 END)"
+_POSTED: Final = f"({_SIGNED} * (b.posted_credits - b.posted_debits))"
+_PENDING: Final = (
+    f"({_SIGNED} * (b.posted_credits + b.pending_credits - b.posted_debits - b.pending_debits))"
+)
+_AVAILABLE: Final = """(CASE a.normal_balance
+    WHEN 'credit' THEN b.posted_credits - b.posted_debits - b.pending_debits
+    ELSE b.posted_debits - b.posted_credits - b.pending_credits END)
+"""
+
+
+async def list_page(call: Call) -> Answer:
+    query = call.query()
+    page = parse_page(query, call.tenant_id, "ledger_accounts", ())
+    statement, parameters = _filters(query, call.tenant_id).select(_ACCOUNTS, page)
+    accounts = [_account(row) for row in await call.fetch(statement, parameters)]
+    return answer_page(page, accounts, show, _position)
+
+
+def _filters(query: Query, tenant_id: str) -> Filters:
+    filters = Filters(query, "a", tenant_id)
+    filters.add(_LIVE)
+    filters.ids("a.id")
+    filters.one_of("name", "a.name")
+    filters.equal_id("ledger_id", "a.ledger_id")
+    filters.equal("external_id", "a.external_id")
+    filters.equal("currency", "a.currency")
+    filters.choice("normal_balance", "a.normal_balance", Direction)
+    filters.balances("pending_balance_amount", _PENDING)
+    filters.balances("posted_balance_amount", _POSTED)
+    filters.balances("available_balance_amount", _AVAILABLE)
+    filters.times("created_at", "a.created_at_us")
+    filters.times("updated_at", "a.updated_at_us")
+    filters.metadata("a.metadata")
+    return filters
+
+
+def _position(pair: Account) -> Position:
+    return Position(key=0, id=pair[0].id)
+
+
+ROUTES: Final = (
+    Route("POST", "/api/ledger_accounts", create),
+    Route("GET", "/api/ledger_accounts", list_page),
+    Route("GET", "/api/ledger_accounts/{id}", retrieve),
+    Route("PATCH", "/api/ledger_accounts/{id}", update),
+    Route("DELETE", "/api/ledger_accounts/{id}", delete),
+)
+FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {CreateLedgerAccount: answer_created}

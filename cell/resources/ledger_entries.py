@@ -1,0 +1,154 @@
+"""Ledger entries: retrieve, update (metadata only), list; and how an entry is shown.
+
+Entries are written with their transaction. A discarded one, replaced or of an earlier status, can
+still be retrieved, and is listed with `show_deleted`.
+"""
+
+from typing import Final
+
+import msgspec
+
+from cell.answers import Answer, render
+from cell.balance_views import LedgerBalances, show_resulting_balances
+from cell.calls import Call, Route
+from cell.errors import NotFound
+from cell.ledger.commands import UpdateLedgerEntry
+from cell.ledger.model import Direction, LedgerEntry, Status
+from cell.listing import Filters
+from cell.pagination import Position, answer_page, parse_page
+from cell.query import Query
+from cell.rows import row_from, select_list
+from cell.timestamps import render_timestamp, render_timestamp_or_null
+from cell.wellformed import Metadata, as_uuid
+
+ORDERS: Final = ("created_at", "effective_at")
+
+
+class UpdateBody(msgspec.Struct, frozen=True):
+    metadata: Metadata = {}
+
+
+class LedgerEntryView(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    object: str
+    live_mode: bool
+    created_at: str
+    updated_at: str
+    discarded_at: str | None
+    amount: int
+    amount_string: str
+    direction: Direction
+    status: Status
+    effective_at: str
+    ledger_account_id: str
+    ledger_account_currency: str
+    ledger_account_currency_exponent: int
+    ledger_account_lock_version: int | None
+    ledger_transaction_id: str
+    metadata: dict[str, str]
+    resulting_ledger_account_balances: LedgerBalances | None
+
+
+def show(entry: LedgerEntry, *, with_balances: bool) -> LedgerEntryView:
+    """The entry; `with_balances` shows the resulting balances where its writer asked for them."""
+    shows_balances = with_balances and entry.shows_resulting_balances
+    return LedgerEntryView(
+        id=entry.id,
+        object="ledger_entry",
+        live_mode=True,
+        created_at=render_timestamp(entry.created_at_us),
+        updated_at=render_timestamp(entry.updated_at_us),
+        discarded_at=render_timestamp_or_null(entry.discarded_at_us),
+        amount=entry.amount,
+        amount_string=str(entry.amount),
+        direction=entry.direction,
+        status=entry.status,
+        effective_at=render_timestamp(entry.effective_at_us),
+        ledger_account_id=entry.ledger_account_id,
+        ledger_account_currency=entry.currency,
+        ledger_account_currency_exponent=entry.currency_exponent,
+        ledger_account_lock_version=entry.lock_version,
+        ledger_transaction_id=entry.ledger_transaction_id,
+        metadata=entry.metadata,
+        resulting_ledger_account_balances=(
+            show_resulting_balances(entry) if shows_balances else None
+        ),
+    )
+
+
+_ENTRIES: Final = f"SELECT {select_list('e', LedgerEntry)} FROM ledger_entries e"
+_RETRIEVE: Final = f"{_ENTRIES} WHERE e.tenant_id = %s AND e.id = %s"
+
+
+async def retrieve(call: Call) -> Answer:
+    with_balances = call.query().flag("show_balances")
+    id = _require_id(call)
+    rows = await call.fetch(_RETRIEVE, (call.tenant_id, id))
+    if not rows:
+        raise NotFound(f"no ledger entry {id}")
+    return Answer(200, render(show(row_from(LedgerEntry, rows[0]), with_balances=with_balances)))
+
+
+async def update(call: Call) -> Answer:
+    id = _require_id(call)
+    body = await call.body(UpdateBody)
+    record = await call.apply(UpdateLedgerEntry(id=id, metadata=body.metadata))
+    entry = record.updated[0]
+    assert isinstance(entry, LedgerEntry)
+    return Answer(200, render(show(entry, with_balances=False)))
+
+
+def _require_id(call: Call) -> str:
+    id = as_uuid(call.ids[0])
+    if id is None:
+        raise NotFound(f"no ledger entry {call.ids[0]}")
+    return id
+
+
+_OF_TRANSACTION_DATED: Final = """EXISTS (
+    SELECT FROM ledger_transactions t
+    WHERE t.tenant_id = e.tenant_id AND t.id = e.ledger_transaction_id
+        AND t.effective_at_us"""
+
+
+async def list_page(call: Call) -> Answer:
+    query = call.query()
+    page = parse_page(query, call.tenant_id, "ledger_entries", ORDERS)
+    with_balances = query.flag("show_balances")
+    filters = _filters(query, call.tenant_id)
+    statement, parameters = filters.select(_ENTRIES, page, "e.effective_at_us")
+    entries = [row_from(LedgerEntry, row) for row in await call.fetch(statement, parameters)]
+    return answer_page(
+        page, entries, lambda entry: show(entry, with_balances=with_balances), _position
+    )
+
+
+def _filters(query: Query, tenant_id: str) -> Filters:
+    filters = Filters(query, "e", tenant_id)
+    if not query.flag("show_deleted"):
+        filters.add("e.discarded_at_us IS NULL")
+    filters.ids("e.id")
+    filters.equal_id("ledger_account_id", "e.ledger_account_id")
+    filters.equal_id("ledger_transaction_id", "e.ledger_transaction_id")
+    filters.choice("direction", "e.direction", Direction)
+    filters.statuses("e.status", Status)
+    filters.integers("amount", "e.amount")
+    filters.integers("ledger_account_lock_version", "e.lock_version")
+    filters.times("effective_at", "e.effective_at_us")
+    filters.times("created_at", "e.created_at_us")
+    filters.times("updated_at", "e.updated_at_us")
+    for operator, at_us in filters.date_bounds("effective_date"):
+        filters.add(f"{_OF_TRANSACTION_DATED}{operator}%s)", at_us)
+    filters.metadata("e.metadata")
+    return filters
+
+
+def _position(entry: LedgerEntry) -> Position:
+    return Position(key=entry.effective_at_us, id=entry.id)
+
+
+ROUTES: Final = (
+    Route("GET", "/api/ledger_entries", list_page),
+    Route("GET", "/api/ledger_entries/{id}", retrieve),
+    Route("PATCH", "/api/ledger_entries/{id}", update),
+)

@@ -1,0 +1,182 @@
+"""Bodies of ledger transactions to commands: amounts, times, locks; and what is refused."""
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from cell.errors import Unprocessable
+from cell.ledger.commands import (
+    BalanceLock,
+    CreateLedgerTransaction,
+    EntryDraft,
+    UpdateLedgerTransaction,
+)
+from cell.ledger.model import Direction, Status
+from cell.ledger.transactions import ENTRIES_MAX
+from cell.timestamps import parse_date, parse_timestamp
+from cell.wellformed import (
+    Description,
+    ExternalId,
+    LedgerableId,
+    Metadata,
+    parse_uuid,
+    require_both_or_neither,
+    require_clean_external_id,
+    resolve_amount,
+    without_empty_values,
+)
+
+
+class LedgerableType(StrEnum):
+    """What a transaction may be linked to."""
+
+    EXPECTED_PAYMENT = "expected_payment"
+    INCOMING_PAYMENT_DETAIL = "incoming_payment_detail"
+    PAYMENT_ORDER = "payment_order"
+    RETURN = "return"
+    REVERSAL = "reversal"
+
+
+class LockBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A balance lock; a condition that is not known must not be taken for met."""
+
+    gt: int | None = None
+    gte: int | None = None
+    lt: int | None = None
+    lte: int | None = None
+    eq: int | None = None
+
+
+class EntryBody(msgspec.Struct, frozen=True):
+    ledger_account_id: str
+    direction: Direction
+    amount: int | UnsetType = UNSET
+    amount_string: str | UnsetType = UNSET
+    effective_at: str | None = None
+    lock_version: int | None = None
+    pending_balance_amount: LockBody | None = None
+    posted_balance_amount: LockBody | None = None
+    available_balance_amount: LockBody | None = None
+    show_resulting_ledger_account_balances: bool | None = None
+    metadata: Metadata = {}
+
+
+class CreateBody(msgspec.Struct, frozen=True):
+    ledger_entries: list[EntryBody]
+    status: Status = Status.PENDING
+    description: Description | None = None
+    effective_at: str | None = None
+    effective_date: str | None = None
+    external_id: ExternalId | None = None
+    ledgerable_type: LedgerableType | None = None
+    ledgerable_id: LedgerableId | None = None
+    metadata: Metadata = {}
+    archive_on_balance_lock_failure: bool | None = None
+    ledger_account_category_balance_locks: list[object] | None = None
+
+
+class UpdateBody(msgspec.Struct, frozen=True):
+    status: Status | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+    effective_at: str | UnsetType = UNSET
+    external_id: ExternalId | UnsetType | None = UNSET
+    ledgerable_type: LedgerableType | UnsetType | None = UNSET
+    ledgerable_id: LedgerableId | UnsetType | None = UNSET
+    ledger_entries: list[EntryBody] | UnsetType = UNSET
+    metadata: Metadata = {}
+    archive_on_balance_lock_failure: bool | None = None
+    ledger_account_category_balance_locks: list[object] | None = None
+
+
+def create_command(body: CreateBody) -> CreateLedgerTransaction:
+    _refuse_unsupported(body)
+    require_clean_external_id(body.external_id)
+    require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
+    return CreateLedgerTransaction(
+        entries=_drafts(body.ledger_entries),
+        status=body.status,
+        description=body.description,
+        effective_at_us=_effective_at(body),
+        external_id=body.external_id,
+        ledgerable_type=body.ledgerable_type,
+        ledgerable_id=body.ledgerable_id,
+        metadata=without_empty_values(body.metadata),
+    )
+
+
+def update_command(id: str, body: UpdateBody) -> UpdateLedgerTransaction:
+    _refuse_unsupported(body)
+    require_clean_external_id(body.external_id)
+    require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
+    return UpdateLedgerTransaction(
+        id=id,
+        status=body.status,
+        description=body.description,
+        effective_at_us=(
+            UNSET
+            if body.effective_at is UNSET
+            else parse_timestamp(body.effective_at, "effective_at")
+        ),
+        external_id=body.external_id,
+        ledgerable_type=body.ledgerable_type,
+        ledgerable_id=body.ledgerable_id,
+        entries=UNSET if body.ledger_entries is UNSET else _drafts(body.ledger_entries),
+        metadata=body.metadata,
+    )
+
+
+def _refuse_unsupported(body: CreateBody | UpdateBody) -> None:
+    """What would change the outcome is refused rather than ignored."""
+    if body.archive_on_balance_lock_failure:
+        parameter = "archive_on_balance_lock_failure"
+        raise Unprocessable(f"{parameter} is not supported yet", parameter)
+    if body.ledger_account_category_balance_locks:
+        parameter = "ledger_account_category_balance_locks"
+        raise Unprocessable(f"{parameter} is not supported yet", parameter)
+
+
+def _effective_at(body: CreateBody) -> int | None:
+    if body.effective_at is not None:
+        return parse_timestamp(body.effective_at, "effective_at")
+    if body.effective_date is not None:
+        return parse_date(body.effective_date, "effective_date")
+    return None
+
+
+_AT: Final = "ledger_entries"
+
+
+def _drafts(entries: list[EntryBody]) -> tuple[EntryDraft, ...]:
+    if len(entries) > ENTRIES_MAX:
+        raise Unprocessable(f"{_AT}: {len(entries)} entries, at most {ENTRIES_MAX}", _AT)
+    return tuple([_draft(entry, n) for n, entry in enumerate(entries)])
+
+
+def _draft(entry: EntryBody, n: int) -> EntryDraft:
+    effective_at_us = None
+    if entry.effective_at is not None:
+        effective_at_us = parse_timestamp(entry.effective_at, f"{_AT}[{n}].effective_at")
+    return EntryDraft(
+        ledger_account_id=parse_uuid(entry.ledger_account_id, f"{_AT}[{n}].ledger_account_id"),
+        direction=entry.direction,
+        amount=resolve_amount(entry.amount, entry.amount_string, _AT, n),
+        effective_at_us=effective_at_us,
+        lock_version=entry.lock_version,
+        pending_lock=_lock(entry.pending_balance_amount),
+        posted_lock=_lock(entry.posted_balance_amount),
+        available_lock=_lock(entry.available_balance_amount),
+        shows_resulting_balances=bool(entry.show_resulting_ledger_account_balances),
+        metadata=without_empty_values(entry.metadata),
+    )
+
+
+def _lock(body: LockBody | None) -> BalanceLock | None:
+    """A lock without conditions is none."""
+    if body is None or body == _NO_CONDITIONS:
+        return None
+    return BalanceLock(gt=body.gt, gte=body.gte, lt=body.lt, lte=body.lte, eq=body.eq)
+
+
+_NO_CONDITIONS: Final = LockBody()

@@ -1,0 +1,227 @@
+"""Ledger transactions: create, retrieve (by id or external id), update, list.
+
+A transaction is shown with its live entries, both read in one statement and so of one moment. What
+a create or a rewrite answers is rendered from its journal record alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from cell.answers import Answer, render
+from cell.calls import Call, FirstAnswer, Route
+from cell.errors import Conflict, NotFound
+from cell.journal import Record
+from cell.ledger.commands import Command, CreateLedgerTransaction
+from cell.ledger.model import LedgerEntry, LedgerTransaction, Status
+from cell.listing import Filters
+from cell.pagination import Position, answer_page, parse_page
+from cell.query import Query
+from cell.resources import ledger_entries
+from cell.resources.ledger_entries import LedgerEntryView
+from cell.resources.ledger_transaction_bodies import (
+    CreateBody,
+    LedgerableType,
+    UpdateBody,
+    create_command,
+    update_command,
+)
+from cell.rows import row_from, select_list
+from cell.timestamps import render_date, render_timestamp, render_timestamp_or_null
+from cell.wellformed import as_uuid
+
+Transaction = tuple[LedgerTransaction, Sequence[LedgerEntry]]
+"""With its live entries, in the order in which they were asked for."""
+
+
+class LedgerTransactionView(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    object: str
+    live_mode: bool
+    created_at: str
+    updated_at: str
+    description: str | None
+    status: Status
+    metadata: dict[str, str]
+    effective_at: str
+    effective_date: str
+    ledger_entries: list[LedgerEntryView]
+    posted_at: str | None
+    ledger_id: str
+    ledgerable_type: str | None
+    ledgerable_id: str | None
+    external_id: str | None
+    reverses_ledger_transaction_id: str | None
+    reversed_by_ledger_transaction_id: str | None
+    partially_posts_ledger_transaction_id: str | None
+    archived_reason: str | None
+
+
+def show(
+    transaction: LedgerTransaction, entries: Iterable[LedgerEntry], *, with_balances: bool
+) -> LedgerTransactionView:
+    """The transaction; resulting balances are for the one who wrote the entries, at that time."""
+    return LedgerTransactionView(
+        id=transaction.id,
+        object="ledger_transaction",
+        live_mode=True,
+        created_at=render_timestamp(transaction.created_at_us),
+        updated_at=render_timestamp(transaction.updated_at_us),
+        description=transaction.description,
+        status=transaction.status,
+        metadata=transaction.metadata,
+        effective_at=render_timestamp(transaction.effective_at_us),
+        effective_date=render_date(transaction.effective_at_us),
+        ledger_entries=[
+            ledger_entries.show(entry, with_balances=with_balances) for entry in entries
+        ],
+        posted_at=render_timestamp_or_null(transaction.posted_at_us),
+        ledger_id=transaction.ledger_id,
+        ledgerable_type=transaction.ledgerable_type,
+        ledgerable_id=transaction.ledgerable_id,
+        external_id=transaction.external_id,
+        reverses_ledger_transaction_id=transaction.reverses_id,
+        reversed_by_ledger_transaction_id=transaction.reversed_by_id,
+        partially_posts_ledger_transaction_id=transaction.partially_posts_id,
+        archived_reason=transaction.archived_reason,
+    )
+
+
+async def create(call: Call) -> Answer:
+    return await call.create(create_command(await call.body(CreateBody)))
+
+
+def answer_created(record: Record) -> bytes:
+    transaction, *entries = record.inserted
+    return render(show(transaction, entries, with_balances=True))  # type: ignore[arg-type]
+
+
+_COLUMNS: Final = len(LedgerTransaction.__struct_fields__)
+_ENTRY_ID: Final = _COLUMNS + LedgerEntry.__struct_fields__.index("id")
+_SHOWN: Final = f"{select_list('t', LedgerTransaction)}, {select_list('e', LedgerEntry)}"
+_WITH_ENTRIES: Final = """
+LEFT JOIN ledger_entries e ON e.tenant_id = t.tenant_id AND e.ledger_transaction_id = t.id
+    AND e.discarded_at_us IS NULL
+"""
+_TRANSACTIONS: Final = f"SELECT {_SHOWN} FROM ledger_transactions t {_WITH_ENTRIES}"
+_BY_ID: Final = f"{_TRANSACTIONS} WHERE t.tenant_id = %s AND t.id = %s ORDER BY e.id"
+_BY_EXTERNAL_ID: Final = f"""{_TRANSACTIONS}
+WHERE t.tenant_id = %s AND t.external_id = %s AND t.status <> 'archived' ORDER BY t.id, e.id
+"""
+
+
+async def retrieve(call: Call) -> Answer:
+    transaction, entries = await _find(call, call.ids[0])
+    return Answer(200, render(show(transaction, entries, with_balances=False)))
+
+
+async def _find(call: Call, name: str) -> Transaction:
+    """The transaction of an id or, among those not archived, of an external id."""
+    id = as_uuid(name)
+    found = _gather(await call.fetch(_BY_ID, (call.tenant_id, id))) if id is not None else []
+    if not found:
+        found = _gather(await call.fetch(_BY_EXTERNAL_ID, (call.tenant_id, name)))
+    if not found:
+        raise NotFound(f"no ledger transaction {name}")
+    if len(found) > 1:
+        raise Conflict(
+            f"transactions of several ledgers have the external_id {name}", retryable=False
+        )
+    return found[0]
+
+
+def _gather(rows: Iterable[tuple[Any, ...]]) -> list[Transaction]:
+    """Rows of transaction and entry, those of a transaction together, to transactions."""
+    found: list[tuple[LedgerTransaction, list[LedgerEntry]]] = []
+    for row in rows:
+        if not found or found[-1][0].id != row[1]:
+            found.append((row_from(LedgerTransaction, row[:_COLUMNS]), []))
+        if row[_ENTRY_ID] is not None:
+            found[-1][1].append(row_from(LedgerEntry, row[_COLUMNS:]))
+    return list(found)
+
+
+async def update(call: Call) -> Answer:
+    body = await call.body(UpdateBody)
+    id = as_uuid(call.ids[0])
+    if id is None:
+        id = (await _find(call, call.ids[0]))[0].id
+    record = await call.apply(update_command(id, body))
+    entries = [row for row in record.inserted if isinstance(row, LedgerEntry)]
+    if not entries:
+        # Its entries stayed as they were: shown is what is there now, of one moment.
+        return await _answer_present(call, id)
+    rows = (row for row in record.updated if isinstance(row, LedgerTransaction))
+    return Answer(200, render(show(next(rows), entries, with_balances=True)))
+
+
+async def _answer_present(call: Call, id: str) -> Answer:
+    ((transaction, entries),) = _gather(await call.fetch(_BY_ID, (call.tenant_id, id)))
+    return Answer(200, render(show(transaction, entries, with_balances=False)))
+
+
+_PAGE: Final = "SELECT t.* FROM ledger_transactions t"
+
+
+async def list_page(call: Call) -> Answer:
+    query = call.query()
+    page = parse_page(query, call.tenant_id, "ledger_transactions", ledger_entries.ORDERS)
+    filters = _filters(query, call.tenant_id)
+    inner, parameters = filters.select(_PAGE, page, "t.effective_at_us")
+    order = filters.order(page, "t.effective_at_us")
+    statement = (
+        f"WITH t AS MATERIALIZED ({inner}) "
+        f"SELECT {_SHOWN} FROM t {_WITH_ENTRIES} ORDER BY {order}, e.id"
+    )
+    found = _gather(await call.fetch(statement, parameters))
+    return answer_page(page, found, lambda pair: show(*pair, with_balances=False), _position)
+
+
+_LIVE_ENTRIES: Final = """SELECT FROM ledger_entries x
+    WHERE x.tenant_id = t.tenant_id AND x.ledger_transaction_id = t.id
+        AND x.discarded_at_us IS NULL"""
+_HAS_ACCOUNT: Final = f"EXISTS ({_LIVE_ENTRIES} AND x.ledger_account_id = %s)"
+_HAS_TOTAL: Final = (
+    f"EXISTS ({_LIVE_ENTRIES} AND x.direction = 'debit'"
+    " GROUP BY x.currency, x.currency_exponent HAVING "
+)
+
+
+def _filters(query: Query, tenant_id: str) -> Filters:
+    filters = Filters(query, "t", tenant_id)
+    filters.ids("t.id")
+    filters.equal_id("ledger_id", "t.ledger_id")
+    account_id = query.uuid("ledger_account_id")
+    if account_id is not None:
+        filters.add(_HAS_ACCOUNT, account_id)
+    filters.equal("external_id", "t.external_id")
+    filters.statuses("t.status", Status)
+    filters.choice("ledgerable_type", "t.ledgerable_type", LedgerableType)
+    filters.equal("ledgerable_id", "t.ledgerable_id")
+    filters.equal_id("reverses_ledger_transaction_id", "t.reverses_id")
+    filters.equal_id("partially_posts_ledger_transaction_id", "t.partially_posts_id")
+    filters.times("effective_at", "t.effective_at_us")
+    filters.dates("effective_date", "t.effective_at_us")
+    filters.times("posted_at", "t.posted_at_us")
+    filters.times("created_at", "t.created_at_us")
+    filters.times("updated_at", "t.updated_at_us")
+    filters.metadata("t.metadata")
+    # A transaction's amount is the total of its debits, in any of its currencies.
+    having, amounts = filters.having("amount", "sum(x.amount)")
+    if amounts:
+        filters.add(f"{_HAS_TOTAL}{having})", *amounts)
+    return filters
+
+
+def _position(pair: Transaction) -> Position:
+    return Position(key=pair[0].effective_at_us, id=pair[0].id)
+
+
+ROUTES: Final = (
+    Route("POST", "/api/ledger_transactions", create),
+    Route("GET", "/api/ledger_transactions", list_page),
+    Route("GET", "/api/ledger_transactions/{id}", retrieve),
+    Route("PATCH", "/api/ledger_transactions/{id}", update),
+)
+FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {CreateLedgerTransaction: answer_created}

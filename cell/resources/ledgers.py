@@ -1,0 +1,141 @@
+"""Ledgers: create, retrieve, update, list, delete.
+
+A deleted ledger keeps its rows, but is found no more, nor are its accounts; its transactions and
+entries stay readable.
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from cell.answers import Answer, render
+from cell.calls import Call, FirstAnswer, Route
+from cell.errors import NotFound
+from cell.journal import Record
+from cell.ledger.commands import Command, CreateLedger, DeleteLedger, UpdateLedger
+from cell.ledger.model import Ledger
+from cell.listing import Filters
+from cell.pagination import Position, answer_page, parse_page
+from cell.rows import row_from, select_list
+from cell.timestamps import render_timestamp, render_timestamp_or_null
+from cell.wellformed import Description, Metadata, Name, as_uuid, without_empty_values
+
+
+class CreateBody(msgspec.Struct, frozen=True):
+    name: Name
+    description: Description | None = None
+    metadata: Metadata = {}
+
+
+class UpdateBody(msgspec.Struct, frozen=True):
+    name: Name | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+    metadata: Metadata = {}
+
+
+class LedgerView(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    object: str
+    live_mode: bool
+    created_at: str
+    updated_at: str
+    discarded_at: str | None
+    name: str
+    description: str | None
+    metadata: dict[str, str]
+
+
+def show(ledger: Ledger) -> LedgerView:
+    return LedgerView(
+        id=ledger.id,
+        object="ledger",
+        live_mode=True,
+        created_at=render_timestamp(ledger.created_at_us),
+        updated_at=render_timestamp(ledger.updated_at_us),
+        discarded_at=render_timestamp_or_null(ledger.discarded_at_us),
+        name=ledger.name,
+        description=ledger.description,
+        metadata=ledger.metadata,
+    )
+
+
+async def create(call: Call) -> Answer:
+    body = await call.body(CreateBody)
+    command = CreateLedger(
+        name=body.name,
+        description=body.description,
+        metadata=without_empty_values(body.metadata),
+    )
+    return await call.create(command)
+
+
+def answer_created(record: Record) -> bytes:
+    return render(show(_main_row(record)))
+
+
+def _main_row(record: Record) -> Ledger:
+    row = (record.inserted or record.updated)[0]
+    assert isinstance(row, Ledger)
+    return row
+
+
+_LEDGERS: Final = f"SELECT {select_list('l', Ledger)} FROM ledgers l"
+_RETRIEVE: Final = f"{_LEDGERS} WHERE l.tenant_id = %s AND l.id = %s AND l.discarded_at_us IS NULL"
+
+
+async def retrieve(call: Call) -> Answer:
+    id = _require_id(call)
+    rows = await call.fetch(_RETRIEVE, (call.tenant_id, id))
+    if not rows:
+        raise NotFound(f"no ledger {id}")
+    return Answer(200, render(show(row_from(Ledger, rows[0]))))
+
+
+async def update(call: Call) -> Answer:
+    id = _require_id(call)
+    body = await call.body(UpdateBody)
+    command = UpdateLedger(
+        id=id, name=body.name, description=body.description, metadata=body.metadata
+    )
+    return Answer(200, render(show(_main_row(await call.apply(command)))))
+
+
+async def delete(call: Call) -> Answer:
+    command = DeleteLedger(id=_require_id(call))
+    return Answer(200, render(show(_main_row(await call.apply(command)))))
+
+
+def _require_id(call: Call) -> str:
+    id = as_uuid(call.ids[0])
+    if id is None:
+        raise NotFound(f"no ledger {call.ids[0]}")
+    return id
+
+
+async def list_page(call: Call) -> Answer:
+    query = call.query()
+    page = parse_page(query, call.tenant_id, "ledgers", ())
+    filters = Filters(query, "l", call.tenant_id)
+    filters.add("l.discarded_at_us IS NULL")
+    filters.ids("l.id")
+    filters.metadata("l.metadata")
+    filters.times("created_at", "l.created_at_us")
+    filters.times("updated_at", "l.updated_at_us")
+    statement, parameters = filters.select(_LEDGERS, page)
+    ledgers = [row_from(Ledger, row) for row in await call.fetch(statement, parameters)]
+    return answer_page(page, ledgers, show, _position)
+
+
+def _position(ledger: Ledger) -> Position:
+    return Position(key=0, id=ledger.id)
+
+
+ROUTES: Final = (
+    Route("POST", "/api/ledgers", create),
+    Route("GET", "/api/ledgers", list_page),
+    Route("GET", "/api/ledgers/{id}", retrieve),
+    Route("PATCH", "/api/ledgers/{id}", update),
+    Route("DELETE", "/api/ledgers/{id}", delete),
+)
+FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {CreateLedger: answer_created}

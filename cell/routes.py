@@ -1,0 +1,23 @@
+"""The routes of the tenant API, and how the first answer to each command of a POST is rendered.
+
+A new resource is a file in `cell/resources/` and its line in each of the two lists.
+"""
+
+from typing import Final
+
+from cell.calls import FirstAnswer
+from cell.ledger.commands import Command
+from cell.resources import ledger_accounts, ledger_entries, ledger_transactions, ledgers, ping
+
+ROUTES: Final = (
+    *ping.ROUTES,
+    *ledgers.ROUTES,
+    *ledger_accounts.ROUTES,
+    *ledger_transactions.ROUTES,
+    *ledger_entries.ROUTES,
+)
+FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
+    **ledgers.FIRST_ANSWERS,
+    **ledger_accounts.FIRST_ANSWERS,
+    **ledger_transactions.FIRST_ANSWERS,
+}

@@ -1,0 +1,86 @@
+"""Timestamps at the edge: text of ISO 8601 to microseconds since 1970 UTC, and back.
+
+Read are `T` or a space, `Z`, `±hh:mm` or no zone (UTC), no to six digits of a fraction, or a date
+alone (its midnight): what the SDKs send, which includes Python's `str(datetime)`. Years are 1 to
+9999; anything else is Unprocessable with the parameter's name. Written is always the same form.
+"""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from cell.errors import Unprocessable
+
+SECOND_US: Final = 1_000_000
+DAY_US: Final = 86_400 * SECOND_US
+_PREFIXES_MAX: Final = 8192
+"""Seconds whose text is remembered: what is written or read together is mostly of few seconds."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DATE: Final = date(1970, 1, 1)
+_EARLIEST_US: Final = (date.min - _EPOCH_DATE).days * DAY_US
+_LATEST_US: Final = ((date.max - _EPOCH_DATE).days + 1) * DAY_US - 1
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_TIMESTAMP: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(Z|[+-]\d\d:\d\d)?", re.ASCII
+)
+_prefixes: dict[int, str] = {}
+
+
+def parse_timestamp(text: str, parameter: str) -> int:
+    """Microseconds since 1970 UTC."""
+    shape = _TIMESTAMP.fullmatch(text)
+    if shape is None:
+        return parse_date(text, parameter)
+    try:
+        moment = datetime.fromisoformat(text if shape[1] else text + "Z")
+        since = moment - _EPOCH
+    except (ValueError, OverflowError) as exc:
+        raise _unreadable(text, parameter) from exc
+    at_us = (since.days * 86_400 + since.seconds) * SECOND_US + since.microseconds
+    # An offset can lead out of the calendar: 0001-01-01T00:00:00+01:00 is in the year 0.
+    if not _EARLIEST_US <= at_us <= _LATEST_US:
+        raise _unreadable(text, parameter)
+    return at_us
+
+
+def parse_date(text: str, parameter: str) -> int:
+    """Microseconds since 1970 of the date's midnight, UTC."""
+    if _DATE.fullmatch(text) is None:
+        raise _unreadable(text, parameter)
+    try:
+        return (date.fromisoformat(text) - _EPOCH_DATE).days * DAY_US
+    except ValueError as exc:
+        raise _unreadable(text, parameter) from exc
+
+
+def _unreadable(text: str, parameter: str) -> Unprocessable:
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    return Unprocessable(
+        f"{parameter}: {shown!r} is no ISO 8601 time between the years 1 and 9999", parameter
+    )
+
+
+def render_timestamp(at_us: int) -> str:
+    """`2024-01-02T03:04:05.678901Z`."""
+    second, fraction = divmod(at_us, SECOND_US)
+    return f"{_prefixes.get(second) or _remember(second)}{fraction:06d}Z"
+
+
+def render_timestamp_or_null(at_us: int | None) -> str | None:
+    return None if at_us is None else render_timestamp(at_us)
+
+
+def render_date(at_us: int) -> str:
+    """`2024-01-02`: the UTC day."""
+    second = at_us // SECOND_US
+    return (_prefixes.get(second) or _remember(second))[:10]
+
+
+def _remember(second: int) -> str:
+    if len(_prefixes) >= _PREFIXES_MAX:
+        _prefixes.clear()
+    prefix = (_EPOCH + timedelta(seconds=second)).strftime("%H:%M:%S.")
+    # Not strftime's %Y, which does not pad the years before 1000 everywhere.
+    day = (_EPOCH_DATE + timedelta(days=second // 86_400)).isoformat()
+    return _prefixes.setdefault(second, f"{day}T{prefix}")
