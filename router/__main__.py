@@ -1,6 +1,8 @@
 """`python -m router`: the router, configured by its environment alone."""
 
+import asyncio
 import os
+import signal
 import sys
 
 import uvloop
@@ -19,16 +21,21 @@ def main() -> int:
         return 2
     log_to_stderr()
     raise_descriptor_limit()
+    router = Router(settings)
     try:
-        uvloop.run(_serve(settings))
+        router.listen()
     except ListenFailed as exc:
         print(f"router: {exc}", file=sys.stderr)
         return 1
+    uvloop.run(_serve(router))
     return 0
 
 
-async def _serve(settings: Settings) -> None:
-    await Router(settings).serve()
+async def _serve(router: Router) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await router.serve(stop)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ close idle connections a moment later, and cut what is left when the time is up.
 import asyncio
 import logging
 import resource
-import signal
 import socket
 from typing import Final
 
@@ -49,42 +48,48 @@ class Router:
             return "no routing table was ever loaded"
         return None
 
-    async def serve(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, stop.set)
+    def listen(self) -> None:
+        """Take both addresses; from here on clients can connect, though nobody answers yet.
+
+        Raises ListenFailed.
+        """
+        self._operator_socket = _listen(self.settings.operator_listen)
+        self._socket = _listen(self.settings.listen)
+
+    @property
+    def address(self) -> Address:
+        """Where clients are served, with the port the system chose if the settings say 0."""
+        return Address(*self._socket.getsockname()[:2])
+
+    @property
+    def operator_address(self) -> Address:
+        return Address(*self._operator_socket.getsockname()[:2])
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve until told to stop, then drain. Requires `listen` before."""
         self.follower.start_from_disk()
         operator = OperatorServer(self)
-        operator_socket = _listen(self.settings.operator_listen)
-        server = await loop.create_server(
-            lambda: ClientConnection(self.edge), sock=_listen(self.settings.listen), backlog=BACKLOG
+        server = await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(self.edge), sock=self._socket, backlog=BACKLOG
+        )
+        log.info("listening", extra={"address": str(self.address)})
+        operator_task = asyncio.create_task(
+            operator.serve([self._operator_socket]), name="serve operators"
         )
         tasks = [
             asyncio.create_task(self.follower.run(), name="follow the routing table"),
-            asyncio.create_task(self._sweep(), name="sweep"),
-            asyncio.create_task(operator.serve([operator_socket]), name="operator port"),
+            asyncio.create_task(self._sweep(), name="keep deadlines"),
         ]
-        log.info("listening", extra={"address": str(self.settings.listen)})
         try:
-            await self._until(stop, tasks)
+            await _until(stop, [operator_task, *tasks])
             server.close()
             await self._drain()
         finally:
             operator.should_exit = True
-            await _end(tasks[2:], cancel=False)
-            await _end(tasks[:2], cancel=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(operator_task, *tasks, return_exceptions=True)
             await self.follower.close()
-
-    async def _until(self, stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-        """Wait for the signal; raise what ended a task that never should."""
-        stopped = asyncio.create_task(stop.wait(), name="wait for a signal")
-        done, _ = await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        for task in done - {stopped}:
-            task.result()
-            raise RuntimeError(f"the task to {task.get_name()!r} ended by itself")
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -117,11 +122,15 @@ def _listen(address: Address) -> socket.socket:
         raise ListenFailed(f"cannot listen on {address}: {exc.strerror or exc}") from exc
 
 
-async def _end(tasks: list[asyncio.Task[None]], *, cancel: bool) -> None:
+async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for the event; raise what ended a task that never should."""
+    stopped = asyncio.create_task(stop.wait(), name="wait for the stop")
+    done, _ = await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
     for task in tasks:
-        if cancel:
-            task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        if task in done:
+            task.result()
+            raise RuntimeError(f"the task to {task.get_name()!r} ended by itself")
 
 
 def raise_descriptor_limit() -> None:

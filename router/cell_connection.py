@@ -62,10 +62,10 @@ class CellConnection(asyncio.Protocol):
         "_length",
         "_noted",
         "_parser",
+        "_pass",
         "_passed",
         "_pool",
         "_status",
-        "_surplus",
         "_transport",
         "_verdict",
         "since_s",
@@ -77,26 +77,28 @@ class CellConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._field_of = ANSWER_FIELDS.known.get
         self._passed: list[bytes] = []
+        self._pass = self._passed.append
         self._noted: list[NotedField] = []
         self._body: list[bytes] = []
         self._exchange: Exchange | None = None
         self.since_s = 0.0
         """When the sweep first saw it idle, or busy without a client; 0 before that."""
-        self._interim = False
-        self._keep_alive = False
-        self._begin_answer()
 
-    def _begin_answer(self) -> None:
+        # Of the answer being read. Reset between two answers:
         self._heard = False
+        self._head: bytes | None = None
+        """The head to pass on, from the end of the cell's head on."""
+        self._complete = False
+        # Set anew by each head:
+        self._interim = False
         self._head_bytes = 0
         """Read so far while the head is not complete."""
-        self._head: bytes | None = None
         self._status = 0
+        self._keep_alive = False
+        """The connection can carry another exchange."""
         self._length: bytes | None = None
         self._chunked = False
         self._bodiless = False
-        self._complete = False
-        self._surplus = False
         self._verdict: bytes | None = None
 
     # -- what the pool and the forwarder ask for
@@ -178,15 +180,15 @@ class CellConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
-            self._surplus = True
+            self._keep_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         field = self._field_of(name)
         if field is None:
             field = ANSWER_FIELDS.learn(name)
         if field.__class__ is bytes:
-            self._passed.append(field)
-            self._passed.append(value)
+            self._pass(field)
+            self._pass(value)
         else:
             self._noted.append((cast(Noted, field), name, value))
 
@@ -199,12 +201,14 @@ class CellConnection(asyncio.Protocol):
         if status < 200:
             self._begin_interim(status)
             return
-        passed = self._note()
+        self._head_bytes = 0
         self._status = status
         self._keep_alive = self._parser.should_keep_alive()
-        self._head = framing.answer_head(exchange, status, passed)
-        if exchange.is_head or status == 204 or status == 304:
-            self._bodiless = True
+        self._note()
+        self._head = framing.answer_head(exchange, status, self._passed)
+        self._passed.clear()
+        self._bodiless = exchange.is_head or status == 204 or status == 304
+        if self._bodiless:
             # The parser does not know what was asked and waits for the body that HEAD leaves out.
             self._complete = exchange.is_head
         elif self._length is None and not self._chunked:
@@ -217,27 +221,25 @@ class CellConnection(asyncio.Protocol):
         self._passed.clear()
         self._noted.clear()
 
-    def _note(self) -> list[bytes]:
-        """Act upon the noted headers; what passes on to the client."""
-        passed, listed = self._passed, frozenset[bytes]()
+    def _note(self) -> None:
+        """Act upon the noted headers."""
+        self._length, self._chunked, self._verdict = None, False, None
         for field, _, value in self._noted:
             if field is framing.CONTENT_LENGTH:
                 self._length = value
             elif field is framing.TRANSFER_ENCODING:
                 self._chunked = value.lower() == b"chunked"
             elif field is framing.CONNECTION:
-                listed |= framing.connection_tokens(value)
+                listed = framing.connection_tokens(value)
+                if listed:
+                    self._passed[:] = framing.without(self._passed, listed)
             elif field is framing.VERDICT and value in NOT_OWNER_VERDICTS:
                 self._verdict = value
-        if listed:
-            passed = framing.without(passed, listed)
-        self._passed = []
         self._noted.clear()
-        return passed
 
     def on_body(self, body: bytes) -> None:
         if self._complete:
-            self._surplus = True
+            self._keep_alive = False
         elif self._verdict is None:
             self._body.append(body)
 
@@ -250,37 +252,30 @@ class CellConnection(asyncio.Protocol):
     # -- the answer
 
     def _finish(self, exchange: Exchange) -> None:
-        head, verdict, status = self._head, self._verdict, self._status
-        assert head is not None, "a complete answer has a head"
-        client, close = exchange.client, self._closes_client(exchange)
-        answer = self._rest(exchange) if exchange.answering else self._whole(head, close=close)
-        reusable = self._keep_alive and not self._surplus and not self._has_unsent(exchange)
-        if exchange.is_head:
-            self._parser = httptools.HttpResponseParser(self)
-        self._exchange = exchange.carrier = None
-        self._passed.clear()
-        self._noted.clear()
-        self._begin_answer()
+        client, pool, verdict = exchange.client, self._pool, self._verdict
+        pool.answers[self._status // 100] += 1
+        close = exchange.close or pool.forwarder.draining
+        answer = self._rest(exchange) if exchange.answering else self._whole(close)
+        self._exchange = exchange.carrier = self._head = None
+        self._heard = self._complete = False
         # Before the client is answered: its next request, already waiting, can then use this
         # very connection.
-        if reusable and not self._transport.is_closing():
-            self._pool.release(self)
+        if self._keep_alive and not self._transport.is_closing() and not self._unsent(exchange):
+            if exchange.is_head:
+                self._parser = httptools.HttpResponseParser(self)
+            pool.release(self)
         else:
             self._transport.close()
         if verdict is not None:
-            self._pool.forwarder.not_applied(exchange, Verdict(verdict.decode()))
-            return
-        self._pool.answers[status // 100] += 1
-        if client is not None:
+            pool.forwarder.not_applied(exchange, Verdict(verdict.decode()))
+        elif client is not None:
             client.answer(exchange, answer, close=close)
         else:
             exchange.done = True
 
-    def _closes_client(self, exchange: Exchange) -> bool:
-        client = exchange.client
-        return exchange.close or (client is not None and client.is_draining())
-
-    def _whole(self, head: bytes, *, close: bool) -> bytes:
+    def _whole(self, close: bool) -> bytes:
+        head = self._head
+        assert head is not None, "a complete answer has a head"
         if self._bodiless:
             length = None if self._status == 204 else self._length
             return framing.bodiless_answer(head, length, close=close)
@@ -310,7 +305,9 @@ class CellConnection(asyncio.Protocol):
             exchange.answering = True
             exchange.since_s = 0.0
             # Without chunks only the connection's end can tell an HTTP/1.0 client where it ends.
-            exchange.close |= client.is_draining() or (self._length is None and not chunked)
+            exchange.close |= self._pool.forwarder.draining or (
+                self._length is None and not chunked
+            )
             part = self._streamed_head(exchange, chunked) + part
         client.answer_part(part)
         if client.is_congested():
@@ -322,7 +319,7 @@ class CellConnection(asyncio.Protocol):
             self._head, self._length, chunked=chunked, close=exchange.close
         )
 
-    def _has_unsent(self, exchange: Exchange) -> bool:
+    def _unsent(self, exchange: Exchange) -> bool:
         """The cell answered without having read the request to its end."""
         return (
             len(exchange.body) > ONE_WRITE_BYTES_MAX and self._transport.get_write_buffer_size() > 0

@@ -30,6 +30,9 @@ RESENDS_PER_S_MIN: Final = 3
 class Forwarder(Protocol):
     """What a pool reports to."""
 
+    draining: bool
+    """Every answer is to be the last of its client's connection."""
+
     def lost(self, exchange: Exchange, loss: Loss) -> None: ...
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None: ...

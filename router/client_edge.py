@@ -79,7 +79,7 @@ class ClientEdge:
 
     def drain(self) -> None:
         """From now on every answer is the last of its connection."""
-        self.draining = True
+        self.draining = self.forwarder.draining = True
         if not self.connections:
             self.drained.set()
 

@@ -87,6 +87,7 @@ class RequestForwarder:
     ) -> None:
         self._route_of = route_of
         self._refresh = refresh
+        self.draining = False
         self._following: set[asyncio.Task[None]] = set()
         self.followed = 0
         """Requests sent on to a tenant's new cell."""
@@ -129,7 +130,7 @@ class RequestForwarder:
     def _cut(self, exchange: Exchange) -> None:
         exchange.done = True
         if exchange.client is not None:
-            exchange.client.cut(exchange)
+            exchange.client.cut()
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         """Answer with our own words, never promising more than is known."""

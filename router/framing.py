@@ -149,8 +149,13 @@ def read_request_head(
         if field is HOST:
             hosts += 1
             check_host(value)
-        elif field is AUTHORIZATION or field is IDEMPOTENCY_KEY:
-            _read_once(exchange, field, value, passed)
+        elif field is AUTHORIZATION:
+            if exchange.authorization is not None:
+                raise MalformedRequest("more than one Authorization header")
+            exchange.authorization = value
+            passed += (_AUTHORIZATION_LINE, value)
+        elif field is IDEMPOTENCY_KEY:
+            _read_idempotency_key(exchange, value, passed)
         elif field is CONTENT_LENGTH:
             exchange.framed = True
             exchange.length = int(value)
@@ -169,15 +174,15 @@ def read_request_head(
     exchange.fields = b"".join(passed)
 
 
-def _read_once(exchange: Exchange, field: Noted, value: bytes, passed: list[bytes]) -> None:
-    line_start = b"\r\n%b: " % field.value
-    if line_start in passed:
-        raise MalformedRequest(f"more than one {field.value.decode()} header")
-    passed.append(line_start)
-    passed.append(value)
-    if field is AUTHORIZATION:
-        exchange.authorization = value
-    elif value:
+_AUTHORIZATION_LINE: Final = b"\r\nauthorization: "
+_IDEMPOTENCY_KEY_LINE: Final = b"\r\nidempotency-key: "
+
+
+def _read_idempotency_key(exchange: Exchange, value: bytes, passed: list[bytes]) -> None:
+    if _IDEMPOTENCY_KEY_LINE in passed:
+        raise MalformedRequest("more than one Idempotency-Key header")
+    passed += (_IDEMPOTENCY_KEY_LINE, value)
+    if value:
         exchange.repeatable = True
 
 
@@ -196,7 +201,7 @@ def _read_expectation(exchange: Exchange, value: bytes) -> None:
 
 
 def check_head_size(noted: list[NotedField], passed: list[bytes]) -> None:
-    """Raises HeadersTooLarge. Only worth its time when the bytes read exceed the bound."""
+    """Raises HeadersTooLarge."""
     size = sum(map(len, passed)) + sum(len(name) + len(value) + 4 for _, name, value in noted)
     if size > HEADER_BYTES_MAX:
         raise HeadersTooLarge(f"the header section exceeds {HEADER_BYTES_MAX} bytes")
@@ -226,6 +231,15 @@ def check_target(target: bytes) -> None:
         if decoded in (b".", b"..") or b"\0" in decoded:
             raise MalformedRequest("the path holds a dot segment or a NUL")
 
+
+PLAIN_REQUEST_LINE: Final = re.compile(
+    rb"(GET|HEAD) "
+    rb"((?:/(?!\.)[A-Za-z0-9._~!$&'()*+,;=:@-]*)+"
+    rb"(?:\?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?)"
+    rb" HTTP/1\.1"
+)
+"""A request line that the parser and `check_target` are sure to accept, and of a request that has
+no body unless its headers say so."""
 
 _HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
 

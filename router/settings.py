@@ -53,8 +53,9 @@ class Settings:
     """Of clients; one more is answered 503 and closed."""
     header_ms_max: int = 5_000
     """From a request's first byte to the end of its header section; then 408."""
-    body_ms_max: int = 30_000
-    """From the end of the header section to the end of the body; then 408."""
+    body_ms_max: int = 10_000
+    """From a request's first byte to the end of its body, and a second more for each 32 KiB
+    received; then 408."""
     request_ms_max: int = 15_000
     """From the whole request to the head of its answer, resends included; then 504."""
     answer_ms_max: int = 60_000

@@ -1,0 +1,322 @@
+"""Reads one client's bytes into requests, strictly; the first thing it cannot accept is the last.
+
+llhttp parses, `framing` judges the heads, here are the bounds on what is not complete yet. A
+request is handed on when the whole of it has been read, so nothing that breaks off half-way reaches
+a cell. Knows nothing of answers: the client's connection decides when a request's turn comes.
+"""
+
+import logging
+from enum import Enum
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from control_plane.routing import OrganizationId
+from router import framing
+from router.errors import (
+    BodyTooLarge,
+    HeadersTooLarge,
+    MalformedRequest,
+    MethodNotAllowed,
+    Refusal,
+    UriTooLong,
+)
+from router.exchange import Exchange
+from router.framing import REQUEST_FIELDS, Noted, NotedField
+
+if TYPE_CHECKING:
+    from router.client_connection import ClientConnection
+    from router.client_edge import ClientEdge
+
+log = logging.getLogger(__name__)
+
+CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
+"""Of chunk sizes, extensions and trailers, beyond eight times the body: one-byte chunks pass, a
+flood of extensions does not."""
+
+
+class Stage(Enum):
+    """What the next byte from the client belongs to."""
+
+    BETWEEN = "nothing yet"
+    HEAD = "head"
+    BODY = "body"
+    ENDED = "nothing any more"
+
+
+# Enum members are slow to reach through their class.
+BETWEEN, HEAD, BODY, ENDED = Stage.BETWEEN, Stage.HEAD, Stage.BODY, Stage.ENDED
+
+
+class RequestReader:
+    __slots__ = (
+        "_authorization",
+        "_bodiless",
+        "_body",
+        "_client",
+        "_edge",
+        "_exchange",
+        "_field_of",
+        "_message_bytes",
+        "_noted",
+        "_parser",
+        "_pass",
+        "_passed",
+        "_read_bytes",
+        "_section",
+        "_section_fields",
+        "_target",
+        "_tenant",
+        "body_bytes",
+        "since_s",
+        "stage",
+    )
+
+    def __init__(self, edge: "ClientEdge", client: "ClientConnection") -> None:
+        self._edge = edge
+        self._client = client
+        self._parser = httptools.HttpRequestParser(self)
+        self._field_of = REQUEST_FIELDS.known.get
+        self.stage = BETWEEN
+        self.since_s = 0.0
+        """When the sweep first saw this stage; 0 before that."""
+
+        self._read_bytes = 0
+        """Size of the piece being parsed."""
+        self._message_bytes = 0
+        """Of the message being read, in earlier pieces."""
+        self._target = b""
+        self._passed: list[bytes] = []
+        self._pass = self._passed.append
+        self._noted: list[NotedField] = []
+        self._exchange: Exchange | None = None
+        """Being read; from the end of its head to the end of its body."""
+        self._body: list[bytes] = []
+        self.body_bytes = 0
+
+        self._authorization: bytes | None = None
+        """Of the last request that was routed, and whose it was."""
+        self._tenant = OrganizationId("")
+        self._bodiless: Exchange | None = None
+        """The request just read, if it declared no body."""
+        self._section: bytes | None = None
+        """Header section of the last such request, from the end of its first line on."""
+        self._section_fields = b""
+
+    def feed(self, data: bytes) -> None:
+        """Read on, and hand on each request that is complete.
+
+        Raises a Refusal for what cannot be read; the caller then ends the reading.
+        """
+        section = self._section
+        if section is not None and data.endswith(section) and self._read_like_last(data):
+            return
+        stage_before = self.stage
+        if stage_before is ENDED:
+            return
+        self._read_bytes = len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            if self.stage is not ENDED:
+                raise self._why(exc, data) from exc
+        if self.stage is BETWEEN:
+            self._message_bytes = 0
+            if self._bodiless is not None:
+                self._remember_section(self._bodiless, data, stage_before)
+        elif self.stage is not ENDED:
+            self._check_unfinished()
+
+    def end(self) -> None:
+        """Read no more, and let go of what is half read."""
+        self.stage = ENDED
+        self.since_s = 0.0
+        self._exchange = None
+        if self._body:
+            self._edge.unbuffer(sum(map(len, self._body)))
+            self._body.clear()
+
+    @property
+    def unencouraged(self) -> Exchange | None:
+        """The request being read, if its client waits to be asked for the body."""
+        exchange = self._exchange
+        return exchange if exchange is not None and exchange.expects_continue else None
+
+    def finish_unread(self) -> None:
+        """Hand on the request being read without its body, and read no more."""
+        self.on_message_complete()
+        self.end()
+
+    # -- repeated header sections
+
+    def _remember_section(self, exchange: Exchange, data: bytes, stage_before: Stage) -> None:
+        """Keep the section if this piece was one request, from its first byte to its last, and
+        nothing but a plain request line and the section."""
+        self._bodiless = None
+        if (
+            stage_before is not BETWEEN
+            or exchange.refusal is not None
+            or exchange.close
+            or exchange.expects_continue
+            or data.find(b"\r\n\r\n") != len(data) - 4
+        ):
+            return
+        line = framing.PLAIN_REQUEST_LINE.match(data)
+        if line is not None and data.startswith(b"\r\n", line.end()):
+            self._section = data[line.end() :]
+            self._section_fields = exchange.fields
+
+    def _read_like_last(self, data: bytes) -> bool:
+        """Read a request that ends with the very bytes of the last one's header section.
+
+        Clients repeat themselves: most reads differ from the one before in nothing but the path.
+        The parser has accepted this section on this connection and found neither a body nor an
+        ending in it; the line before it matches a pattern narrower than the parser's own. So the
+        parser, which stands between two messages, has nothing to add.
+        """
+        if self.stage is not BETWEEN or not self._client.is_free():
+            return False
+        assert self._section is not None, "no section to compare with"
+        line = framing.PLAIN_REQUEST_LINE.fullmatch(data, 0, len(data) - len(self._section))
+        route = self._edge.routes.route_of(self._tenant)
+        if line is None or route is None or line.end() > framing.URI_BYTES_MAX:
+            return False
+        method, target = line.groups()
+        exchange = Exchange(self._client, self._edge.next_request_id(), method, target)
+        exchange.fields = self._section_fields
+        exchange.route = route
+        self.since_s = 0.0
+        self._client.received(exchange)
+        return True
+
+    # -- httptools callbacks; what they raise comes out of feed_data
+
+    def on_message_begin(self) -> None:
+        if self.stage is ENDED:
+            raise EOFError("the connection ends with the answer before")
+        self.stage = HEAD
+        self.since_s = 0.0
+
+    def on_url(self, url: bytes) -> None:
+        self._target = self._target + url if self._target else url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        field = self._field_of(name)
+        if field is None:
+            field = REQUEST_FIELDS.learn(name)
+        if field.__class__ is bytes:
+            self._pass(field)
+            self._pass(value)
+        else:
+            self._noted.append((cast(Noted, field), name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        self._exchange = exchange = Exchange(
+            self._client, self._edge.next_request_id(), parser.get_method(), self._target
+        )
+        if (
+            self._read_bytes > framing.URI_BYTES_MAX
+            or self._message_bytes > 0
+            or len(self._passed) + len(self._noted) > framing.HEADERS_MAX
+        ):
+            self._check_sizes()
+        framing.read_request_head(exchange, parser.get_http_version(), self._noted, self._passed)
+        if parser.should_upgrade():
+            raise MalformedRequest("no other protocol is spoken here")
+        self._check_body_size(exchange.length)
+        exchange.close = exchange.http_10 or not parser.should_keep_alive()
+        self._route(exchange)
+        self.stage = BODY
+        self._target = b""
+        self._passed.clear()
+        self._noted.clear()
+        if exchange.expects_continue:
+            self._client.encourage(exchange)
+
+    def _check_sizes(self) -> None:
+        """Exactly, where the bytes read so far do not prove that every bound is kept."""
+        if len(self._target) > framing.URI_BYTES_MAX:
+            raise UriTooLong(f"the target exceeds {framing.URI_BYTES_MAX} bytes")
+        if len(self._passed) // 2 + len(self._noted) > framing.HEADERS_MAX:
+            raise HeadersTooLarge(f"more than {framing.HEADERS_MAX} headers")
+        framing.check_head_size(self._noted, self._passed)
+
+    def _check_body_size(self, size: int) -> None:
+        if size > self._edge.settings.body_bytes_max:
+            raise BodyTooLarge(f"the body exceeds {self._edge.settings.body_bytes_max} bytes")
+
+    def _route(self, exchange: Exchange) -> None:
+        routes, authorization = self._edge.routes, exchange.authorization
+        if authorization is not None and authorization == self._authorization:
+            route = routes.route_of(self._tenant)
+            if route is not None:
+                exchange.route = route
+                return
+        try:
+            exchange.route = routes.resolve(authorization)
+        except Refusal as refusal:
+            exchange.refusal = refusal
+        else:
+            self._authorization = authorization
+            self._tenant = exchange.route.tenant
+            # What was remembered is another tenant's, or of another key.
+            self._section = None
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            return
+        self.body_bytes += len(body)
+        self._check_body_size(self.body_bytes)
+        # The body of a refused request is read only to find its end.
+        if exchange.refusal is None:
+            self._edge.buffer(len(body))
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        exchange, body = self._exchange, self._body
+        if exchange is None:
+            return
+        # Dropped here, or the last body would be held for as long as the connection idles.
+        self._exchange = None
+        if body:
+            exchange.body = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+        if exchange.framed:
+            self.body_bytes = 0
+            # Trailers came by way of on_header; they end here.
+            self._passed.clear()
+            self._noted.clear()
+        else:
+            self._bodiless = exchange
+        self.stage = BETWEEN
+        self.since_s = 0.0
+        # What is left of this piece belongs to the next message.
+        self._message_bytes = -self._read_bytes
+        self._client.received(exchange)
+
+    # -- what cannot be accepted
+
+    def _check_unfinished(self) -> None:
+        """Bound what no callback has seen yet."""
+        self._message_bytes += self._read_bytes
+        if self.stage is HEAD:
+            if len(self._target) > framing.URI_BYTES_MAX:
+                raise UriTooLong(f"the target exceeds {framing.URI_BYTES_MAX} bytes")
+            if self._message_bytes > framing.HEADER_BYTES_MAX + framing.URI_BYTES_MAX:
+                raise HeadersTooLarge("the header section exceeds the limit")
+        elif self._message_bytes > CHUNK_OVERHEAD_BYTES_MAX + 8 * self.body_bytes:
+            raise MalformedRequest("more chunk framing than body")
+
+    def _why(self, error: httptools.HttpParserError, data: bytes) -> Refusal:
+        """The refusal one of our callbacks raised, else what the parser disliked."""
+        cause = error.__context__
+        if isinstance(cause, Refusal):
+            return cause
+        if cause is not None:
+            log.error("reading a request failed", exc_info=cause)
+        by_method = isinstance(error, httptools.HttpParserInvalidMethodError)
+        if by_method and framing.has_unknown_method(data):
+            return MethodNotAllowed("no method of this API")
+        return MalformedRequest(f"malformed HTTP: {error}")
