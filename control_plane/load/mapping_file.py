@@ -9,9 +9,12 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
+from enum import StrEnum
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from cell.errors import Unprocessable
+from cell.ledger.currencies import EXPONENT_MAX, resolve_exponent
 from cell.ledger.model import Direction, Status
 from control_plane.errors import Problem, TopologyInvalid
 from control_plane.load.amounts import AmountFormat
@@ -32,8 +35,6 @@ from control_plane.load.mapping import (
 from control_plane.yaml_sections import Section, read_root, suggestion
 
 DATASET = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-CURRENCY = re.compile(r"[A-Z][A-Z0-9_]{2,15}")
-EXPONENT_MAX = 30
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
 _NOTHING = Template(parts=())
@@ -119,19 +120,16 @@ class _MappingReader:
         return accounts
 
     def _read_account(self, section: Section) -> AccountSpec:
-        currency = _required(section, "currency")
-        if currency and not CURRENCY.fullmatch(currency):
-            section.note_key("currency", f"{section.where}.currency is {currency!r}", "as in CZK")
-        _require(section, "external_id", "name", "normal_balance", "currency_exponent")
-        exponent = section.optional_integer("currency_exponent", 0, EXPONENT_MAX)
-        normal_balance = section.choice("normal_balance", "credit", Direction)
+        _require(section, "external_id", "name", "normal_balance")
+        currency, exponent = _read_currency(section)
+        normal_balance = section.choice("normal_balance", "credit", _words(Direction))
         account = AccountSpec(
             external_id=self._template(section, "external_id") or _NOTHING,
             name=self._template(section, "name") or _NOTHING,
             description=self._template(section, "description"),
             normal_balance=Direction(normal_balance),
             currency=currency,
-            currency_exponent=exponent or 0,
+            currency_exponent=exponent,
             metadata=self._templates(section.section("metadata")),
         )
         section.close()
@@ -146,7 +144,7 @@ class _MappingReader:
             amount_column=column,
             amount=amount,
             description=self._template(section, "description"),
-            status=Status(section.choice("status", "posted", Status)),
+            status=Status(section.choice("status", "posted", _words(Status))),
             metadata=self._templates(section.section("metadata")),
         )
         section.close()
@@ -306,6 +304,10 @@ def _required(section: Section, key: str) -> str:
     return section.text(key, "")
 
 
+def _words(enum: type[StrEnum]) -> list[str]:
+    return [member.value for member in enum]
+
+
 def _read_format(section: Section) -> FileFormat:
     encoding = section.text("encoding", "utf-8")
     try:
@@ -342,6 +344,20 @@ def _read_ledger(section: Section) -> LedgerSpec:
     )
     section.close()
     return ledger
+
+
+def _read_currency(section: Section) -> tuple[str, int]:
+    currency = _required(section, "currency")
+    given = section.optional_integer("currency_exponent", 0, EXPONENT_MAX)
+    if not currency or not section.sound("currency", "currency_exponent"):
+        return currency, 0
+    try:
+        return currency, resolve_exponent(currency, given)
+    except Unprocessable as exc:
+        key = exc.parameter or "currency"
+        remedy = "an ISO code has an exponent of its own, any other code needs one"
+        section.note_key(key, f"{section.where}: {exc.message}", remedy)
+        return currency, 0
 
 
 def _read_timezone(section: Section) -> tzinfo:
