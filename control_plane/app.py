@@ -205,7 +205,8 @@ class Api:
 
 def _integer(request: Request, name: str, *, default: int, maximum: int) -> int:
     text = request.query_params.get(name)
-    if text is None:
+    # Empty is absent: HTTP clients write a value they do not have that way.
+    if not text:
         return default
     if not (text.isascii() and text.isdecimal() and len(text) <= 19):
         raise RequestMalformed(f"{name} is {text[:40]!r}, not a whole number", parameter=name)

@@ -100,6 +100,7 @@ async def test_keys(api: httpx.AsyncClient) -> None:
         ("GET", "/v1/routing-table", {}, 401, "unauthenticated"),
         ("GET", "/v1/routing-table", ROUTER, 200, None),
         ("GET", "/v1/routing-table", OPERATOR, 200, None),
+        ("GET", "/v1/routing-table?after=&wait_ms=", ROUTER, 200, None),
         ("GET", "/healthz", {}, 200, None),
     ],
 )
