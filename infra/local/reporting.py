@@ -40,7 +40,7 @@ class JsonLines(logging.Formatter):
 
 
 def open_supervisor_log(file: Path, *, show: bool) -> logging.Logger:
-    """The supervisor's log, in the file and, if `show`, on standard error too."""
+    """The supervisor's log, in the file; with `show`, troubles are on standard error too."""
     log = logging.getLogger(LOGGER)
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -48,7 +48,11 @@ def open_supervisor_log(file: Path, *, show: bool) -> logging.Logger:
     open_log(file).close()
     handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
     if show:
-        handlers.append(logging.StreamHandler(sys.stderr))
+        shown = logging.StreamHandler(sys.stderr)
+        shown.setLevel(logging.WARNING)
+        # The failure that ends the command is explained by the command itself.
+        shown.addFilter(lambda record: record.levelno < logging.CRITICAL)
+        handlers.append(shown)
     for handler in handlers:
         handler.setFormatter(JsonLines())
         log.addHandler(handler)

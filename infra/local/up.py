@@ -68,7 +68,7 @@ def run_here(options: UpOptions, reports: Reports, *, show_log: bool) -> None:
         try:
             asyncio.run(run_until_signalled(plan, reports, log))
         except InfraError as exc:
-            log.error("platform failed", extra={"code": exc.code, "reason": str(exc)})
+            log.critical("platform failed", extra={"code": exc.code, "reason": str(exc)})
             raise
 
 
