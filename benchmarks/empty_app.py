@@ -2,11 +2,15 @@
 
 The same server and settings as a cell (uvicorn, uvloop, httptools, no access log) and about as many
 bytes: a POST is read to its end and answered 201, a GET 200, each with a fixed JSON body as long as
-a ledger transaction's. Run as `python -m benchmarks.empty_app HOST:PORT`.
+a ledger transaction's. In two forms: `bare`, against ASGI itself as a cell's data path is, and
+`starlette`, as such handlers are usually written.
+
+Run as `python -m benchmarks.empty_app (bare|starlette) HOST:PORT`.
 """
 
 import sys
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,7 +22,26 @@ from cell.wire import KEEP_ALIVE_CELL_S
 
 BODY_BYTES: Final = 1_300
 BODY: Final = b'{"object":"empty","padding":"'.ljust(BODY_BYTES - 2, b".") + b'"}'
-BACKLOG: Final = 2_048
+HEADERS: Final = [
+    (b"content-type", b"application/json"),
+    (b"content-length", b"%d" % BODY_BYTES),
+]
+BACKLOG: Final = 1_024
+CONNECTIONS_MAX: Final = 2_048
+
+
+Messages = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+async def bare(scope: dict[str, Any], receive: Messages, send: Send) -> None:
+    status = 200
+    if scope["method"] == "POST":
+        status = 201
+        while (await receive()).get("more_body"):
+            pass
+    await send({"type": "http.response.start", "status": status, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": BODY})
 
 
 async def respond(request: Request) -> Response:
@@ -28,19 +51,25 @@ async def respond(request: Request) -> Response:
     return Response(BODY, media_type="application/json")
 
 
-app = Starlette(routes=[Route("/{path:path}", respond, methods=["GET", "POST"])])
+starlette = Starlette(routes=[Route("/{path:path}", respond, methods=["GET", "POST"])])
 
 
 def main() -> None:
-    host, _, port = sys.argv[1].rpartition(":")
+    host, _, port = sys.argv[2].rpartition(":")
+    app: Any = {"bare": bare, "starlette": starlette}[sys.argv[1]]
     uvicorn.run(
         app,
+        interface="asgi3",
         host=host,
         port=int(port),
         loop="uvloop",
         http="httptools",
+        ws="none",
         lifespan="off",
         access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS_MAX,
         log_level="warning",
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_CELL_S,

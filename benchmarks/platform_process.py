@@ -5,20 +5,20 @@ background work. Everything the platform needs (tokens, data, ports) lives below
 """
 
 import contextlib
-import json
+import re
 import subprocess
 import sys
-import time
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from benchmarks.errors import NotReady
-from benchmarks.server_process import POLL_S, READY_S_MAX, Server, free_address, process_tree
+from benchmarks.errors import NotReady, Wrong
+from benchmarks.server_process import PROBE_S_MAX, Server, free_address, process_tree
 
 CELL: Final = "cell-a"
 TENANT: Final = "bench"
@@ -42,6 +42,42 @@ class Tenant(msgspec.Struct, frozen=True):
     cell: str
 
 
+class CellAddresses(msgspec.Struct, frozen=True):
+    operator: str
+    """URL of the cell's metrics."""
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Of what `cloister up --json` prints once everything serves."""
+
+    cells: list[CellAddresses]
+
+
+class Batches(msgspec.Struct, frozen=True):
+    """Counters of a cell's sequencer since its start."""
+
+    batches: int
+    commands: int
+
+    def mean_since(self, before: "Batches") -> float | None:
+        """Commands per batch; None where there was no batch."""
+        batches = self.batches - before.batches
+        return (self.commands - before.commands) / batches if batches else None
+
+
+class PlatformServer(Server):
+    """Ready when it says so: its ports answer some time before the cells serve."""
+
+    def is_ready(self) -> bool:
+        return self.ready() is not None
+
+    def ready(self) -> Ready | None:
+        for line in self.log.read_bytes().splitlines():
+            if line.startswith(b'{"router"'):
+                return msgspec.json.decode(line, type=Ready)
+        return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
     """A running platform with one tenant."""
@@ -52,10 +88,16 @@ class Platform:
     server: Server
     environment: Mapping[str, str]
 
-    def status(self) -> Mapping[str, Any]:
-        """What `cloister status --json` prints; for the report only."""
-        answer: Mapping[str, Any] = json.loads(cloister(self.environment, "status", "--json"))
-        return answer
+    cell_operator: str
+    """URL of the cell's metrics."""
+
+    def batches(self) -> Batches:
+        with urllib.request.urlopen(f"{self.cell_operator}/metrics", timeout=PROBE_S_MAX) as answer:
+            text = answer.read().decode()
+        return Batches(
+            counter(text, "cloister_cell_batches_total"),
+            counter(text, "cloister_cell_commands_applied_total"),
+        )
 
     def cpu_s(self) -> dict[str, float]:
         """Processor seconds used so far by each part of the platform."""
@@ -78,7 +120,7 @@ def running_platform(directory: Path) -> Iterator[Platform]:
     }
     ports = ["--router-port", router.rpartition(":")[2], "--control-port", port_of(control)]
     command = [str(script()), "up", "--file", str(cells_file), "--data", str(directory / "data")]
-    server = Server(
+    server = PlatformServer(
         "platform",
         [*command, *ports, "--json"],
         address=router,
@@ -87,21 +129,24 @@ def running_platform(directory: Path) -> Iterator[Platform]:
         ready_s_max=PLATFORM_READY_S_MAX,
     )
     with server:
-        tenant = create_tenant(environment)
-        yield Platform(router=router, tenant=tenant, server=server, environment=environment)
+        ready = server.ready()
+        assert ready is not None
+        text = cloister(environment, "tenants", "create", TENANT, "--json")
+        yield Platform(
+            router=router,
+            tenant=msgspec.json.decode(text, type=Tenant),
+            server=server,
+            environment=environment,
+            cell_operator=ready.cells[0].operator,
+        )
 
 
-def create_tenant(environment: Mapping[str, str]) -> Tenant:
-    """Repeated until the platform is ready: the router listens a little before the cell serves."""
-    deadline = time.monotonic() + READY_S_MAX
-    while True:
-        try:
-            text = cloister(environment, "tenants", "create", TENANT, "--json")
-            return msgspec.json.decode(text, type=Tenant)
-        except NotReady:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(POLL_S)
+def counter(metrics: str, name: str) -> int:
+    """The value of one counter in Prometheus' text format."""
+    found = re.search(rf"^{name} ([0-9.e+]+)$", metrics, re.MULTILINE)
+    if found is None:
+        raise Wrong(f"the cell's metrics hold no {name}")
+    return int(float(found[1]))
 
 
 def cloister(environment: Mapping[str, str], *arguments: str) -> str:

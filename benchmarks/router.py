@@ -216,8 +216,8 @@ def measure(name: str, way: Way, kind: Kind, connections: int, seconds: float) -
 
 def require_success(result: LoadResult, what: str) -> None:
     if result.failures:
-        statuses = {kind.name: kind.statuses for kind in result.kinds}
-        raise Wrong(f"{what}: {result.failures} requests failed; statuses {statuses}")
+        seen = {kind.name: kind.statuses | {"lost": kind.lost} for kind in result.kinds}
+        raise Wrong(f"{what}: {result.failures} requests failed; answers {seen}")
 
 
 def rate_table(runs: Mapping[str, Sequence[Run]]) -> Table:
