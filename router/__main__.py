@@ -7,9 +7,9 @@ import sys
 
 import uvloop
 
+from control_plane.json_log import log_as_json
 from router.app import Router, raise_descriptor_limit
 from router.errors import ListenFailed, SettingsError
-from router.logs import log_to_stderr
 from router.settings import Settings
 
 
@@ -19,7 +19,7 @@ def main() -> int:
     except SettingsError as exc:
         print(f"router: {exc}", file=sys.stderr)
         return 2
-    log_to_stderr()
+    log_as_json("router")
     raise_descriptor_limit()
     router = Router(settings)
     try:

@@ -44,7 +44,7 @@ class Router:
         """Why no traffic should be sent here; None if it may."""
         if self.edge.draining:
             return "draining"
-        if self.routes.version < 0:
+        if self.routes.version is None:
             return "no routing table was ever loaded"
         return None
 

@@ -97,9 +97,10 @@ class RouterMetrics(Collector):
 
     def _routing(self) -> Iterator[Metric]:
         routes, follower = self._router.routes, self._router.follower
-        yield GaugeMetricFamily(
-            "cloister_router_routing_version", "Of the table; -1 is none", routes.version
-        )
+        if routes.version is not None:
+            yield GaugeMetricFamily(
+                "cloister_router_routing_version", "Of the table", routes.version
+            )
         yield GaugeMetricFamily(
             "cloister_router_routing_tenants", "Placements in the table", routes.tenants
         )

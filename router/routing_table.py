@@ -8,7 +8,6 @@ the tenant may have been created meanwhile.
 
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from control_plane.routing import CellName, Epoch, OrganizationId, RoutingTable
 from router.cell_pool import CellPool
@@ -18,9 +17,6 @@ from router.framing import route_fields
 from router.settings import Address
 
 log = logging.getLogger(__name__)
-
-NO_VERSION: Final = -1
-"""Asked for as `after` while there is no table: lower than any version."""
 
 
 def refusal_of(current: RoutingTable | None, candidate: RoutingTable) -> str | None:
@@ -73,8 +69,9 @@ class Routes:
         """Kept by the follower: the control plane answered lately."""
 
     @property
-    def version(self) -> int:
-        return NO_VERSION if self._table is None else self._table.version
+    def version(self) -> int | None:
+        """None while there is no table."""
+        return None if self._table is None else self._table.version
 
     @property
     def tenants(self) -> int:

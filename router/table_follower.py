@@ -104,9 +104,10 @@ class TableFollower:
         self.sweep()
 
     async def _poll(self, wait_ms: int) -> None:
-        answer = await self._client.get(
-            "/v1/routing-table", params={"after": self._routes.version, "wait_ms": wait_ms}
-        )
+        params = {"wait_ms": wait_ms}
+        if self._routes.version is not None:
+            params["after"] = self._routes.version
+        answer = await self._client.get("/v1/routing-table", params=params)
         if answer.status_code == 200:
             # A poll and a refresh can both bring the same table, or in the wrong order.
             table = parse_table(answer.content)
