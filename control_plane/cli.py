@@ -120,8 +120,3 @@ app.command(
     epilog="Example: cloister load --tenant demo --mapping examples/berka.yaml trans.asc.gz"
 )(load)
 app.command(epilog="Example: cloister verify demo --json")(verify)
-
-
-def main() -> None:
-    """Runs `app` alone, without the commands that other packages add to it."""
-    app()

@@ -38,7 +38,7 @@ def show(value: _ValueT, as_json: bool, print_value: Callable[[Console, _ValueT]
 def print_status(console: Console, status: StatusReport) -> None:
     state = "[green]healthy[/]" if status.healthy else "[red]not healthy[/]"
     console.print(
-        f"{state}: {len(status.cells)} cells, {status.tenants} tenants,"
+        f"{state}: cells {len(status.cells)}, tenants {status.tenants},"
         f" routing version {status.routing_version}"
     )
     table = _table(

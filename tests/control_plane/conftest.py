@@ -87,11 +87,29 @@ async def cell_dsn(empty_cell_dsn: str) -> str:
     return empty_cell_dsn
 
 
+@pytest.fixture(scope="session")
+def migrated_database(postgres: Postgres) -> str:
+    name = "control_plane_migrated"
+    create_database(postgres, name, "postgres")
+    asyncio.run(migrate(postgres.superuser_dsn(name)))
+    return postgres.superuser_dsn(name)
+
+
 @pytest.fixture
-async def catalog(catalog_dsn: str) -> AsyncIterator[Catalog]:
-    """A migrated catalog with the cells cell-a and cell-b, both open."""
-    await migrate(catalog_dsn)
-    async with Catalog(catalog_dsn) as catalog:
+def migrated_dsn(migrated_database: str) -> str:
+    """A catalog with its tables and nothing in them."""
+    with psycopg.connect(migrated_database) as connection:
+        connection.execute(
+            "DELETE FROM api_keys; DELETE FROM placements; DELETE FROM tenants; DELETE FROM cells;"
+            " DELETE FROM audit; UPDATE routing_version SET version = 1"
+        )
+    return migrated_database
+
+
+@pytest.fixture
+async def catalog(migrated_dsn: str) -> AsyncIterator[Catalog]:
+    """A catalog with the cells cell-a and cell-b, both open."""
+    async with Catalog(migrated_dsn) as catalog:
         await catalog.ensure_cells(
             [
                 {
@@ -395,10 +413,10 @@ def control_process(
 
 
 @pytest.fixture
-def settings(catalog_dsn: str) -> Settings:
+def settings(migrated_dsn: str) -> Settings:
     return Settings(
         listen=Address(host="127.0.0.1", port=0),
-        catalog_dsn=catalog_dsn,
+        catalog_dsn=migrated_dsn,
         operator_token=OPERATOR_TOKEN,
         router_token=ROUTER_TOKEN,
         cells_file=Path("/unused"),
@@ -410,7 +428,6 @@ async def plane(settings: Settings, cells_file: CellsFile) -> AsyncIterator[Cont
     """A control plane over a real catalog and two small cells, observed once; no loop runs."""
     topology: Topology = parse_topology(TOPOLOGY, "cells.yaml")
     async with open_control_plane(settings, cells_file, topology) as plane:
-        await migrate(settings.catalog_dsn)
         await plane.fleet.record_cells()
         await plane.feed.refresh()
         for reconciler in plane.fleet.reconcilers.values():
