@@ -3,9 +3,10 @@
 import asyncio
 import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 import pytest
@@ -70,6 +71,14 @@ def lasting_cell_database(postgres: Postgres, cell_template: str) -> Iterator[Ce
     """A database of a cell for suites that empty it themselves: a fresh one takes half a second."""
     with fresh_cell_database(postgres, cell_template) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def make_cell_database(
+    postgres: Postgres, cell_template: str
+) -> Callable[[], AbstractContextManager[CellDatabase]]:
+    """Makes databases of a cell that live as long as their `with` block."""
+    return partial(fresh_cell_database, postgres, cell_template)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cell.tables import TENANT_TABLES
 # Tests are no package: this is how the modules beside them (cell_writing, ledger_audit) are found.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from cell_process import Access, CellProcess, running_cell
 from cell_writing import Writing, own_tenant, write
 from ledger_audit import assert_ledger_holds
 
@@ -57,3 +58,20 @@ async def writer(cell_database: Any) -> AsyncIterator[Writing]:
     """A sequencer with ordinary limits on the test's database."""
     async with write(cell_database.writer_dsn) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def served_cell(
+    make_cell_database: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CellProcess]:
+    """A cell process on a database of its own, shared by tests that make tenants of their own."""
+    with make_cell_database() as database:
+        with running_cell(database, tmp_path_factory.mktemp("cell")) as cell:
+            yield cell
+        assert_ledger_holds(database.superuser_dsn)
+
+
+@pytest.fixture
+def access(served_cell: CellProcess) -> Access:
+    """A fresh tenant of the served cell."""
+    return served_cell.new_tenant()
