@@ -85,19 +85,19 @@ class Filters:
 
     def times(self, name: str, column: LiteralString) -> None:
         """`name[gte]=timestamp`, with gt, gte, lt, lte, eq."""
-        self._range(name, column, _OPERATORS, parse_timestamp, " %s")
+        self._range(name, column, _OPERATORS, parse_timestamp, "%s::bigint")
 
     def integers(self, name: str, column: LiteralString) -> None:
-        self._range(name, column, _OPERATORS, _parse_integer, " %s::numeric")
+        self._range(name, column, _OPERATORS, _parse_integer, "%s::numeric")
 
     def balances(self, name: str, expression: LiteralString) -> None:
         """As `integers`, and not_eq."""
-        self._range(name, expression, _BALANCE_OPERATORS, _parse_integer, " %s::numeric")
+        self._range(name, expression, _BALANCE_OPERATORS, _parse_integer, "%s::numeric")
 
     def dates(self, name: str, column: LiteralString) -> None:
         """`name[gte]=date`: compared with the UTC day of the column."""
         for operator, bounds in self.date_bounds(name):
-            self.add(column + operator + "%s", bounds)
+            self.add(column + operator + "%s::bigint", bounds)
 
     def date_bounds(self, name: str) -> list[tuple[LiteralString, int]]:
         """Conditions on days as conditions on times; a day is [midnight, next midnight)."""

@@ -1,0 +1,115 @@
+"""Method: what filters and pages make of a query string, as the text of a statement and its
+parameters; that Postgres understands them is proved with the resources.
+"""
+
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+import pytest
+
+from cell.errors import Unprocessable
+from cell.ledger.model import TenantId
+from cell.listing import Filters
+from cell.pagination import Order, Page, Position
+from cell.query import Query
+
+TENANT = TenantId("00000000-0000-7000-8000-000000000001")
+ID = "0194f7f3-0000-7000-8000-00000000000a"
+
+
+def filters(*pairs: tuple[str, str]) -> Filters:
+    return Filters(Query(urlencode(pairs).encode()), "t", TENANT)
+
+
+def statement(of: Filters, page: Page | None = None) -> tuple[str, list[object]]:
+    page = page or Page(tenant_id=TENANT, listing="things", per_page=25)
+    text, parameters = of.select("SELECT * FROM things t", page, "t.effective_at_us")
+    return text.removeprefix("SELECT * FROM things t WHERE t.tenant_id = %s"), parameters[1:]
+
+
+def test_without_filters() -> None:
+    assert statement(filters()) == (" ORDER BY t.id DESC LIMIT %s", [26])
+
+
+def test_operators() -> None:
+    built = filters(("amount[gte]", "-5"), ("amount[lt]", "9" * 40))
+    built.integers("amount", "t.amount")
+    text, parameters = statement(built)
+    assert text.startswith(" AND t.amount >= %s::numeric AND t.amount < %s::numeric ORDER")
+    assert parameters[:2] == [-5, int("9" * 40)]
+
+
+def test_python_datetimes() -> None:
+    moment = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    built = filters(("created_at[gt]", str(moment)), ("created_at[lte]", "2024-01-02"))
+    built.times("created_at", "t.created_at_us")
+    assert statement(built)[1][:2] == [1_704_164_645_678_901, 1_704_153_600_000_000]
+
+
+@pytest.mark.parametrize(
+    ("operator", "conditions", "days"),
+    [
+        ("gt", " AND t.at >= %s::bigint", [1]),
+        ("gte", " AND t.at >= %s::bigint", [0]),
+        ("lt", " AND t.at < %s::bigint", [0]),
+        ("lte", " AND t.at < %s::bigint", [1]),
+        ("eq", " AND t.at >= %s::bigint AND t.at < %s::bigint", [0, 1]),
+    ],
+)
+def test_days(operator: str, conditions: str, days: list[int]) -> None:
+    built = filters((f"effective_date[{operator}]", "2024-01-02 12:00:00"))
+    built.dates("effective_date", "t.at")
+    text, parameters = statement(built)
+    assert text.startswith(conditions + " ORDER")
+    midnight, day = 1_704_153_600_000_000, 86_400_000_000
+    assert parameters[:-1] == [midnight + day * n for n in days]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "parameter"),
+    [
+        ([("amount", "5")], "amount"),
+        ([("amount[between]", "5")], "amount"),
+        ([("amount[not_eq]", "5")], "amount"),
+        ([("amount[gt]", "5.0")], "amount"),
+        ([("amount[gt]", "1_000")], "amount"),
+        ([("amount[gt]", "\u0665")], "amount"),
+        ([("amount[gt]", "9" * 61)], "amount"),
+        ([("at[gt]", "yesterday")], "at"),
+    ],
+)
+def test_refused_operands(pairs: list[tuple[str, str]], parameter: str) -> None:
+    built = filters(*pairs)
+    with pytest.raises(Unprocessable) as refused:
+        built.integers("amount", "t.amount")
+        built.times("at", "t.at")
+    assert refused.value.parameter == parameter
+
+
+@pytest.mark.parametrize(
+    ("order", "after", "text", "parameters"),
+    [
+        (Order(), None, " ORDER BY t.id DESC", []),
+        (Order(), 0, " AND t.id < %s::uuid ORDER BY t.id DESC", [ID]),
+        (Order(is_descending=False), 0, " AND t.id > %s::uuid ORDER BY t.id", [ID]),
+        (
+            Order(by="effective_at"),
+            7,
+            " AND (t.effective_at_us, t.id) < (%s::bigint, %s::uuid)"
+            " ORDER BY t.effective_at_us DESC, t.id DESC",
+            [7, ID],
+        ),
+        (
+            Order(by="effective_at", is_descending=False),
+            None,
+            " ORDER BY t.effective_at_us, t.id",
+            [],
+        ),
+    ],
+)
+def test_pages_as_statements(
+    order: Order, after: int | None, text: str, parameters: list[object]
+) -> None:
+    position = None if after is None else Position(key=after, id=ID)
+    page = Page(tenant_id=TENANT, listing="things", per_page=10, order=order, after=position)
+    assert statement(filters(), page) == (text + " LIMIT %s", [*parameters, 11])
