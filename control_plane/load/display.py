@@ -11,7 +11,7 @@ from control_plane.load.run import Tally
 
 REFRESH_S = 0.2
 LINE_EVERY_S = 10.0
-RATE_WINDOW_S = 10.0
+RATE_WINDOW_S = 15.0
 
 
 class Pace:

@@ -101,6 +101,8 @@ class Verification:
         connection.execute("SELECT set_config('lock_timeout', %s, false)", (str(LOCK_WAIT_MS_MAX),))
         connection.execute("SET work_mem = '64MB'")
         connection.execute("SET jit = off")
+        # Without statistics yet, a fresh table looks tiny, and a nested loop over it takes hours.
+        connection.execute("SET enable_nestloop = off")
         create_image_tables(connection)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         # The first statement takes the snapshot: head, tables and journal are of one moment.
