@@ -99,6 +99,10 @@ def chained_hash(prev_hash: bytes, body: bytes) -> bytes:
 def decode_body(body: bytes) -> SegmentBody:
     """What `seal_segment` encoded; raises ValueError on bytes that are no body of format 1."""
     try:
+        # `max_output_size` bounds only frames that do not say their size; a damaged header could
+        # ask for any amount of memory.
+        if zstandard.frame_content_size(body) > _BODY_BYTES_MAX:
+            raise ValueError(f"a journal body of more than {_BODY_BYTES_MAX} bytes")
         return _decoder.decode(_decompressor.decompress(body, max_output_size=_BODY_BYTES_MAX))
     except (zstandard.ZstdError, msgspec.MsgspecError) as error:
         raise ValueError(f"no journal body of format {FORMAT}: {error}") from error
