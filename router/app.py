@@ -6,6 +6,7 @@ close idle connections a moment later, and cut what is left when the time is up.
 
 import asyncio
 import logging
+import os
 import resource
 import socket
 from typing import Final
@@ -109,8 +110,9 @@ class Router:
         except TimeoutError:
             log.warning("drain cut short", extra={"connections": len(self.edge.connections)})
             self.edge.abort()
-        for pool in self.routes.pools:
-            pool.close()
+        self.routes.abort()
+        # One turn of the loop, in which the connections just broken off are closed.
+        await asyncio.sleep(0)
 
 
 def _listen(address: Address) -> socket.socket:
@@ -119,7 +121,9 @@ def _listen(address: Address) -> socket.socket:
     try:
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as exc:
-        raise ListenFailed(f"cannot listen on {address}: {exc.strerror or exc}") from exc
+        raise ListenFailed(
+            f"cannot listen on {address}: {os.strerror(exc.errno) if exc.errno else exc}"
+        ) from exc
 
 
 async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:

@@ -141,6 +141,13 @@ class CellPool:
             connection.close()
         self._idle.clear()
 
+    def abort(self) -> None:
+        """Break off everything; for the end of the process."""
+        for task in self._opening:
+            task.cancel()
+        for connection in tuple(self._connections):
+            connection.close()
+
     # -- what connections report
 
     def connected(self, connection: CellConnection) -> None:

@@ -47,6 +47,7 @@ class OperatorServer(uvicorn.Server):
                 lifespan="off",
                 access_log=False,
                 log_config=None,
+                log_level="warning",
                 timeout_graceful_shutdown=1,
             )
         )

@@ -87,6 +87,10 @@ class Routes:
             pool.sweep(now_s)
         self._retired = [pool for pool in self._retired if pool.open_connections or pool.waiting]
 
+    def abort(self) -> None:
+        for pool in (*self._pools.values(), *self._retired):
+            pool.abort()
+
     def resolve(self, authorization: bytes | None) -> Route:
         """The route of whoever is asking.
 

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from cell.wire import KEEP_ALIVE_CELL_S
 from router.errors import SettingsError
 
 PREFIX: Final = "CLOISTER_ROUTER_"
@@ -85,7 +86,16 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Raises SettingsError, which names the variable."""
         values: dict[str, Any] = {f.name: _value(f, environment) for f in fields(cls)}
-        return cls(**values)
+        settings = cls(**values)
+        if not settings.control_url.startswith(("http://", "https://")):
+            raise SettingsError(f"{PREFIX}CONTROL_URL: {settings.control_url!r} is no http URL")
+        if settings.cell_idle_ms_max >= KEEP_ALIVE_CELL_S * 1000:
+            # Or both sides could let go at once, and a request be sent into the end.
+            raise SettingsError(
+                f"{PREFIX}CELL_IDLE_MS_MAX: {settings.cell_idle_ms_max} is not below the"
+                f" {KEEP_ALIVE_CELL_S * 1000} after which a cell closes the connection"
+            )
+        return settings
 
 
 def _value(setting: Field[Any], environment: Mapping[str, str]) -> object:

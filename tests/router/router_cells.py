@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+from router_running import wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-
-from router_running import wait_until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +205,12 @@ class ScriptedCell:
     def connections(self) -> int:
         return len(self.sides)
 
+    def refuse(self) -> None:
+        """Accept no more connections; those there are stay."""
+        assert self._listener is not None
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
     @contextmanager
     def listening(self) -> Iterator["ScriptedCell"]:
         listener = socket.create_server(("127.0.0.1", self.port))
@@ -216,9 +221,9 @@ class ScriptedCell:
         try:
             yield self
         finally:
-            listener.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                self.refuse()
             accepting.join(10)
-            listener.close()
             for side in self.sides:
                 with suppress(OSError):
                     side.socket.shutdown(socket.SHUT_RDWR)

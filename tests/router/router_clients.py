@@ -57,7 +57,7 @@ class Answer:
 class Client:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
-        self._unread = b""
+        self._unread = bytearray()
 
     def __enter__(self) -> "Client":
         return self
@@ -91,7 +91,7 @@ class Client:
     def head(self) -> tuple[int, dict[str, str]]:
         while b"\r\n\r\n" not in self._unread:
             self._receive()
-        head, _, self._unread = self._unread.partition(b"\r\n\r\n")
+        head = self.read(self._unread.index(b"\r\n\r\n") + 4)[:-4]
         line, *fields = head.decode("latin-1").split("\r\n")
         version, status, _ = (line + " ").split(" ", 2)
         assert version == "HTTP/1.1", line
@@ -103,38 +103,37 @@ class Client:
     def read(self, size: int) -> bytes:
         while len(self._unread) < size:
             self._receive()
-        data, self._unread = self._unread[:size], self._unread[size:]
+        data = bytes(self._unread[:size])
+        del self._unread[:size]
         return data
 
     def rest(self) -> bytes:
         """All until the server closes in good order."""
-        data = self._unread
-        self._unread = b""
         while piece := self.socket.recv(65536):
-            data += piece
-        return data
+            self._unread += piece
+        return self.read(len(self._unread))
 
     def is_closed(self) -> bool:
         """Waits for the server's end, in good order or by a reset; False if it says more."""
         try:
-            return self._unread == b"" and self.socket.recv(1) == b""
+            return not self._unread and self.socket.recv(1) == b""
         except ConnectionError:
             return True
 
     def _chunks(self) -> bytes:
-        body = b""
+        body = bytearray()
         while True:
             while b"\r\n" not in self._unread:
                 self._receive()
-            size, _, self._unread = self._unread.partition(b"\r\n")
+            size = self.read(self._unread.index(b"\r\n") + 2)
             chunk = self.read(int(size, 16) + 2)
             assert chunk.endswith(b"\r\n")
             if chunk == b"\r\n":
-                return body
+                return bytes(body)
             body += chunk[:-2]
 
     def _receive(self) -> None:
         piece = self.socket.recv(65536)
         if not piece:
-            raise EOFError(f"closed after {self._unread[:200]!r}")
+            raise EOFError(f"closed after {bytes(self._unread[:200])!r}")
         self._unread += piece
