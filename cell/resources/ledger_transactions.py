@@ -178,6 +178,10 @@ async def list_page(call: Call) -> Answer:
     return answer_page(page, found, lambda pair: show(*pair, with_balances=False), _position)
 
 
+_HAS_EXTERNAL_ID: Final = """(t.external_id = %s AND t.status <> 'archived'
+    OR t.external_id = %s AND t.status = 'archived')"""
+"""Said in two halves, each of which a partial index can answer."""
+
 _LIVE_ENTRIES: Final = """SELECT FROM ledger_entries x
     WHERE x.tenant_id = t.tenant_id AND x.ledger_transaction_id = t.id
         AND x.discarded_at_us IS NULL"""
@@ -195,7 +199,9 @@ def _filters(query: Query, tenant_id: str) -> Filters:
     account_id = query.uuid("ledger_account_id")
     if account_id is not None:
         filters.add(_HAS_ACCOUNT, account_id)
-    filters.equal("external_id", "t.external_id")
+    external_id = query.text("external_id")
+    if external_id is not None:
+        filters.add(_HAS_EXTERNAL_ID, external_id, external_id)
     filters.statuses("t.status", Status)
     filters.choice("ledgerable_type", "t.ledgerable_type", LedgerableType)
     filters.equal("ledgerable_id", "t.ledgerable_id")

@@ -3,6 +3,7 @@ JSON that others would settle silently, what does not fit the type.
 """
 
 import time
+from typing import Annotated
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ class Body(msgspec.Struct):
     name: str
     items: list[Item] = []
     flag: bool = False
+    labels: dict[Annotated[str, msgspec.Meta(max_length=3)], str] = {}
 
 
 def test_well_formed_body() -> None:
@@ -120,6 +122,7 @@ def test_body_that_only_looks_ill_formed(body: bytes) -> None:
             "parameter_invalid",
             "items[1].metadata",
         ),
+        (b'{"name": "n", "labels": {"long": "v"}}', "parameter_invalid", "labels"),
     ],
 )
 def test_body_of_another_type(body: bytes, code: str, parameter: str | None) -> None:

@@ -1,0 +1,428 @@
+"""Method: raw HTTP to a cell process: credentials, paths, headers, bodies and errors that the SDK
+would not send; and one endpoint that breaks, in process.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import logging
+import re
+import socket
+import uuid
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from cell_process import Access, CellProcess
+
+from cell.answers import Answer
+from cell.api import TenantApi, split_path
+from cell.calls import BODY_BYTES_MAX, Call, CellParts, Route
+from cell.ledger.commands import Command, CreateApiKey
+from cell.ledger.model import TenantId
+from cell.metrics import RequestMetrics
+from cell.reads import Reader
+from cell.routes import FIRST_ANSWERS, ROUTES
+from cell.tenants import Directory
+
+UNKNOWN = "00000000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture
+def http(access: Access) -> Iterator[httpx.Client]:
+    with access.http() as client:
+        yield client
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    """The error, after checking its form."""
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert list(body) == ["errors"]
+    errors: dict[str, Any] = body["errors"]
+    assert set(errors) <= {"code", "message", "parameter"}
+    assert errors["code"]
+    assert errors["message"]
+    return errors
+
+
+# Credentials
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Basic",
+        "Basic !!!",
+        "Bearer abc",
+        "Basic " + base64.b64encode(b"no colon").decode(),
+        "Basic " + base64.b64encode(b":key").decode(),
+        "Basic " + base64.b64encode(UNKNOWN.encode() + b":").decode(),
+        "Basic " + base64.b64encode(b"not-a-uuid:key").decode(),
+        "Basic " + base64.b64encode(UNKNOWN.encode() + b":" + b"k" * 600).decode(),
+        "Basic " + base64.b64encode(b"\xff\xfe:\xff").decode(),
+    ],
+)
+def test_missing_or_malformed_credentials(served_cell: CellProcess, header: str | None) -> None:
+    headers = {} if header is None else {"authorization": header}
+    answer = httpx.get(f"{served_cell.base_url}/api/ping", headers=headers, trust_env=False)
+    assert answer.status_code == 401
+    assert error_of(answer)["code"] == "invalid_key"
+    assert answer.headers["www-authenticate"].startswith("Basic")
+
+
+def test_refusals_are_the_same_to_the_byte(access: Access, served_cell: CellProcess) -> None:
+    other = served_cell.new_tenant()
+    with access.http() as http:
+        answers = [
+            http.get("/api/ledgers", auth=credentials)
+            for credentials in (
+                (access.organization_id, "wrong"),
+                (str(uuid.uuid4()), access.api_key),
+                (other.organization_id, access.api_key),
+            )
+        ]
+    assert len({answer.content for answer in answers}) == 1
+
+
+def test_credentials_are_asked_for_before_paths(served_cell: CellProcess) -> None:
+    answer = httpx.get(f"{served_cell.base_url}/no/such/path", trust_env=False)
+    assert answer.status_code == 401
+
+
+def test_scheme_in_any_case_and_organization_in_capitals(access: Access) -> None:
+    pair = f"{access.organization_id.upper()}:{access.api_key}".encode()
+    headers = {"authorization": "bASIC " + base64.b64encode(pair).decode()}
+    answer = httpx.get(f"{access.base_url}/api/ping", headers=headers, trust_env=False)
+    assert answer.status_code == 200
+
+
+# Paths and methods
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api",
+        "/api/",
+        "/api/nothing",
+        "/api/ping/x",
+        "/api/ledgers/",
+        f"/api/ledgers/{UNKNOWN}/",
+        f"/api/ledgers/{UNKNOWN}/versions",
+        "/apix/ping",
+        "//api/ping",
+        "/x/api/ping",
+        "/unrouted",
+    ],
+)
+def test_unknown_paths(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert answer.status_code == 404
+    assert error_of(answer)["code"] in ("not_found", "resource_not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/api/ledgers", "GET, POST"),
+        ("PUT", f"/api/ledgers/{UNKNOWN}", "DELETE, GET, PATCH"),
+        ("DELETE", f"/api/ledger_transactions/{UNKNOWN}", "GET, PATCH"),
+        ("POST", "/api/ping", "GET"),
+        ("HEAD", "/api/ping", "GET"),
+        ("OPTIONS", "/api/ping", "GET"),
+        ("TRACE", "/api/ping", "GET"),
+    ],
+)
+def test_wrong_methods(http: httpx.Client, method: str, path: str, allowed: str) -> None:
+    answer = http.request(method, path)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("segment", ["%ff", "%00", "a%00b", "%c0%80"])
+def test_paths_that_are_no_text(http: httpx.Client, segment: str) -> None:
+    answer = http.get(f"/api/ledger_accounts/{segment}")
+    assert answer.status_code == 400
+    error_of(answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "ids"),
+    [
+        ("/api/ledgers", "ledgers", ()),
+        ("/api/ledgers/7", "ledgers/{}", ("7",)),
+        ("/api/ledgers/a%2Fb%20c", "ledgers/{}", ("a/b c",)),
+        ("/api/ledgers/100%25", "ledgers/{}", ("100%",)),
+        ("/api/a/1/b", "a/{}/b", ("1",)),
+        ("/api/a/1/b/2", "a/{}/b/{}", ("1", "2")),
+        ("/api/{}/1", "{}/{}", ("1",)),
+        ("/other", "unrouted", ()),
+    ],
+)
+def test_shapes(path: str, shape: str, ids: tuple[str, ...]) -> None:
+    assert split_path(path) == (shape, ids)
+
+
+def test_every_command_of_a_post_has_its_first_answer() -> None:
+    posts = [route for route in ROUTES if route.method == "POST"]
+    assert len(FIRST_ANSWERS) == len(posts)
+    assert set(FIRST_ANSWERS) <= set(Command.__args__)  # type: ignore[attr-defined]
+
+
+# Headers
+
+
+def test_request_id_is_the_routers(http: httpx.Client) -> None:
+    answer = http.get("/api/ping", headers={"cloister-request-id": "abc-123"})
+    assert answer.headers["x-request-id"] == "abc-123"
+
+
+@pytest.mark.parametrize(
+    "given", [None, "", "two words", "x" * 129, "é".encode().decode("latin-1")]
+)
+def test_request_id_is_made_where_none_can_be_used(http: httpx.Client, given: str | None) -> None:
+    headers = {} if given is None else {"cloister-request-id": given.encode("latin-1")}
+    made = {http.get("/api/ping", headers=headers).headers["x-request-id"] for _ in range(3)}
+    assert len(made) == 3
+    assert all(re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", id) for id in made)
+
+
+def test_errors_carry_the_request_id(http: httpx.Client) -> None:
+    answer = http.get("/api/nothing", headers={"cloister-request-id": "abc-123"})
+    assert answer.headers["x-request-id"] == "abc-123"
+
+
+def test_a_tenant_cannot_be_chosen_by_header(access: Access, served_cell: CellProcess) -> None:
+    other = served_cell.new_tenant()
+    with other.http() as http:
+        ledger = http.post("/api/ledgers", json={"name": "other's"}).json()["id"]
+    with access.http() as http:
+        headers = {"cloister-tenant": other.organization_id, "x-tenant": other.organization_id}
+        assert http.get(f"/api/ledgers/{ledger}", headers=headers).status_code == 404
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "é".encode().decode("latin-1")])
+def test_idempotency_keys_of_another_form(http: httpx.Client, key: str) -> None:
+    headers = {"idempotency-key": key.encode("latin-1")}
+    answer = http.post("/api/ledgers", json={"name": "n"}, headers=headers)
+    assert answer.status_code == 422
+    assert error_of(answer)["parameter"] == "Idempotency-Key"
+
+
+def test_idempotency_keys_of_the_longest_form(http: httpx.Client) -> None:
+    headers = {"idempotency-key": "k k~!" * 51}
+    first = http.post("/api/ledgers", json={"name": "n"}, headers=headers)
+    again = http.post("/api/ledgers", json={"name": "n"}, headers=headers)
+    assert first.status_code == again.status_code == 201
+    assert first.content == again.content
+
+
+def test_without_an_idempotency_key_every_request_counts(http: httpx.Client) -> None:
+    first, again = (http.post("/api/ledgers", json={"name": "n"}).json()["id"] for _ in range(2))
+    assert first != again
+
+
+# Bodies
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-type": "application/json"}, 201),
+        ({"content-type": "application/json; charset=utf-8"}, 201),
+        ({"content-type": "Application/JSON;charset=UTF-8"}, 201),
+        ({"content-type": "application/json", "content-encoding": "identity"}, 201),
+        ({}, 415),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "application/json; charset=latin-1"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
+    ],
+)
+def test_content_types(http: httpx.Client, headers: dict[str, str], status: int) -> None:
+    content = b'{"name": "n"}'
+    if headers.get("content-encoding") == "gzip":
+        content = gzip.compress(content)
+    answer = http.post("/api/ledgers", content=content, headers=headers)
+    assert answer.status_code == status
+    if status != 201:
+        assert error_of(answer)["code"] == "header_invalid"
+
+
+def test_announced_body_over_the_limit(access: Access) -> None:
+    answer = raw_request(
+        access, b"content-length: %d\r\ncontent-type: application/json\r\n" % (BODY_BYTES_MAX + 1)
+    )
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+
+
+def test_chunked_body_over_the_limit(http: httpx.Client) -> None:
+    def body() -> Iterator[bytes]:
+        for _ in range(BODY_BYTES_MAX // 1_000_000 + 2):
+            yield b" " * 1_000_000
+
+    answer = http.post("/api/ledgers", content=body(), headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    error_of(answer)
+
+
+def test_long_body_below_the_limit(http: httpx.Client) -> None:
+    body = {"name": "n", "padding": "x" * (BODY_BYTES_MAX - 100)}
+    assert http.post("/api/ledgers", json=body).status_code == 201
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_empty_body_where_one_is_needed(http: httpx.Client, method: str) -> None:
+    ledger = http.post("/api/ledgers", json={"name": "n"}).json()["id"]
+    path = "/api/ledgers" if method == "POST" else f"/api/ledgers/{ledger}"
+    answer = http.request(method, path, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    error_of(answer)
+
+
+def test_delete_as_the_sdk_sends_it(http: httpx.Client) -> None:
+    ledger = http.post("/api/ledgers", json={"name": "n"}).json()["id"]
+    headers = {"content-type": "application/json"}
+    answer = http.request("DELETE", f"/api/ledgers/{ledger}", headers=headers)
+    assert answer.status_code == 200
+    assert answer.json()["discarded_at"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "parameter"),
+    [
+        (b"{", 400, None),
+        (b"[]", 422, None),
+        (b'{"name": "a", "name": "b"}', 400, "name"),
+        (b"{}", 422, "name"),
+        (b'{"name": ""}', 422, "name"),
+        (b'{"name": 1}', 422, "name"),
+        (b'{"name": "n", "metadata": {"k": 1}}', 422, "metadata"),
+        (b'{"name": "n", "metadata": {"": "v"}}', 422, "metadata"),
+        (json.dumps({"name": "n" * 1001}).encode(), 422, "name"),
+        (json.dumps({"name": "n", "description": "d" * 1001}).encode(), 422, "description"),
+        (json.dumps({"name": "n", "metadata": {"k": "v" * 1001}}).encode(), 422, "metadata"),
+        (json.dumps({"name": "n", "metadata": {"k" * 256: "v"}}).encode(), 422, "metadata"),
+        (
+            json.dumps({"name": "n", "metadata": {str(n): "v" for n in range(201)}}).encode(),
+            422,
+            "metadata",
+        ),
+        (
+            json.dumps({"name": "n", "metadata": {str(n): "v" for n in range(100_001)}}).encode(),
+            413,
+            None,
+        ),
+    ],
+)
+def test_bodies_that_name_what_is_wrong(
+    http: httpx.Client, body: bytes, status: int, parameter: str | None
+) -> None:
+    answer = http.post("/api/ledgers", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status
+    assert error_of(answer).get("parameter") == parameter
+
+
+def test_text_is_kept_to_the_byte(http: httpx.Client) -> None:
+    metadata = {
+        "__proto__": "x",
+        "$where": "'; DROP TABLE ledgers; --",
+        "a.b": "\u202eevil\u200b",
+        'quote"\\': "e\u0301 vs \u00e9",
+        "%s %(x)s": "{0}\x01\t\n",
+        "😀": "\ufeff",
+    }
+    created = http.post("/api/ledgers", json={"name": "\x7f\u0085\u2028", "metadata": metadata})
+    assert created.status_code == 201
+    found = http.get(f"/api/ledgers/{created.json()['id']}").json()
+    assert found["name"] == "\x7f\u0085\u2028"
+    assert found["metadata"] == metadata
+    for key, value in metadata.items():
+        listed = http.get("/api/ledgers", params={f"metadata[{key}]": value}).json()
+        assert [ledger["id"] for ledger in listed] == [found["id"]]
+
+
+def test_client_that_goes_away_within_its_body(access: Access) -> None:
+    before = len(ledgers_of(access))
+    sent = raw_request(
+        access,
+        b"content-length: 100\r\ncontent-type: application/json\r\n",
+        b'{"name": "half',
+        waits=False,
+    )
+    assert sent == b""
+    assert len(ledgers_of(access)) == before
+
+
+def ledgers_of(access: Access) -> list[Any]:
+    with access.http() as http:
+        answer: list[Any] = http.get("/api/ledgers").json()
+        return answer
+
+
+def raw_request(access: Access, headers: bytes, body: bytes = b"", *, waits: bool = True) -> bytes:
+    """POST /api/ledgers over a socket of our own; what comes back first."""
+    address = urlsplit(access.base_url)
+    pair = base64.b64encode(f"{access.organization_id}:{access.api_key}".encode())
+    head = b"POST /api/ledgers HTTP/1.1\r\nhost: x\r\nauthorization: Basic " + pair + b"\r\n"
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(head + headers + b"\r\n" + body)
+        return connection.recv(65_536) if waits else b""
+
+
+# Mistakes of ours
+
+
+async def test_unforeseen_error(
+    cell_database: Any, writer: Any, tenant_id: TenantId, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Method: the real application over ASGI, with one endpoint that breaks."""
+
+    async def broken(call: Call) -> Answer:
+        raise ZeroDivisionError("secret detail")
+
+    secret_sha256 = hashlib.sha256(b"secret").hexdigest()
+    await writer.apply(tenant_id, CreateApiKey(id=str(uuid.uuid4()), secret_sha256=secret_sha256))
+    reader = Reader(cell_database.reader_dsn, pool_min=1, pool_max=1)
+    await reader.open()
+    parts = CellParts(
+        sequencer=None,  # type: ignore[arg-type]
+        reader=reader,
+        directory=Directory(reader),
+        first_answers={},
+    )
+    metrics = RequestMetrics()
+    application = TenantApi(parts, [Route("GET", "/api/broken/{id}", broken)], metrics)
+    try:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(application),  # type: ignore[arg-type]
+            base_url="http://cell",
+            auth=(tenant_id, "secret"),
+        ) as client:
+            with caplog.at_level(logging.ERROR):
+                answer = await client.get(
+                    "/api/broken/7", headers={"cloister-request-id": "abc-123"}
+                )
+    finally:
+        await reader.close()
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    error_of(answer)
+    (line,) = [record for record in caplog.records if record.name == "cell.api"]
+    assert line.request_id == "abc-123"  # type: ignore[attr-defined]
+    assert line.exc_info
+    samples = {
+        tuple(sample.labels.values()): sample.value
+        for metric in metrics.collect()
+        for sample in metric.samples
+        if sample.name == "cloister_cell_requests_total"
+    }
+    assert samples == {("GET", "broken/{}", "500"): 1}
