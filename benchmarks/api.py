@@ -45,6 +45,7 @@ EMPTY: Final = "empty, bare"
 """The yardstick: the form in which a cell's own data path is written, which is the faster one."""
 TO_EMPTY_MIN: Final = 0.35
 HOT_MIN: Final = 0.95
+HOT_READ_MIN: Final = 0.9
 SUSTAINED_MIN: Final = 0.99
 """Answers within the minute relative to what was offered in it."""
 WRITE_P90_MS_MAX: Final = 25.0
@@ -286,7 +287,7 @@ def rate_checks(runs: Mapping[str, Sequence[Run]]) -> list[Check]:
         Check(
             what="GETs of the account with most entries relative to those of any account",
             value=median_ratio(rates["GET hot account"], rates["GET account"]),
-            goal=HOT_MIN,
+            goal=HOT_READ_MIN,
         ),
     ]
 

@@ -31,6 +31,8 @@ cells:
 """
 COMMAND_S_MAX: Final = 30.0
 PLATFORM_READY_S_MAX: Final = 90.0
+PLATFORM_STOP_S_MAX: Final = 120.0
+"""Above the sum of what an orderly stop may take: databases end last, and in order."""
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -127,6 +129,7 @@ def running_platform(directory: Path) -> Iterator[Platform]:
         directory=directory,
         environment=environment,
         ready_s_max=PLATFORM_READY_S_MAX,
+        stop_s_max=PLATFORM_STOP_S_MAX,
     )
     with server:
         ready = server.ready()

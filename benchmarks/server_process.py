@@ -44,6 +44,7 @@ class Server:
         environment: Mapping[str, str] | None = None,
         health_url: str | None = None,
         ready_s_max: float = READY_S_MAX,
+        stop_s_max: float = STOP_S_MAX,
     ) -> None:
         """`health_url` must answer 200 before the server counts as ready; else a connect will do.
 
@@ -55,6 +56,7 @@ class Server:
         self.log = directory / f"{name}.log"
         self.health_url = health_url
         self.ready_s_max = ready_s_max
+        self.stop_s_max = stop_s_max
         self.environment = self.base_environment() | dict(environment or {})
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -115,7 +117,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(STOP_S_MAX)
+            process.wait(self.stop_s_max)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -11,6 +11,8 @@ from typing import Final
 from benchmarks.machine import Machine
 from benchmarks.report import Cell, Check, Report, Table
 
+BUSY: Final = 0.25
+"""Load average per core above which something else was running; the run itself is not in it."""
 README: Final = Path(__file__).with_name("README.md")
 
 
@@ -25,7 +27,10 @@ def render(report: Report) -> str:
 
 def describe(report: Report) -> str:
     smoke = "**A smoke run: these figures mean nothing.** " if report.quick else ""
-    return f"{smoke}{report.at}, on {describe_machine(report.machine)}."
+    machine = report.machine
+    is_busy = machine.load_average > machine.cores * BUSY
+    busy = " **The machine was busy before the run.**" if is_busy else ""
+    return f"{smoke}{report.at}, on {describe_machine(machine)}.{busy}"
 
 
 def describe_machine(machine: Machine) -> str:
