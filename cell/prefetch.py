@@ -179,11 +179,19 @@ class Prefetch:
 
     async def _transactions(self, wanted: Ids) -> None:
         working = self._set
-        missing = _inherit(wanted, self._before.transactions, working.transactions)
+        unknown = _inherit(wanted, self._before.transactions, working.transactions)
         for id, transaction in working.transactions.items():
             if transaction is not None:
                 # Only a batch that had read the entries, or wrote them, knows a transaction.
                 self._keep_live(id, self._before.live_entries[id])
+        missing: Ids = set()
+        for tenant_id, id in unknown:
+            cached = self._cache.transaction(tenant_id, id)
+            if cached is not None:
+                working.transactions[id] = cached[0]
+                self._keep_live(id, cached[1])
+            else:
+                missing.add((tenant_id, id))
         for row in await self._select(_TRANSACTIONS, missing):
             working.transactions[row[1]] = row_from(LedgerTransaction, row)
             working.live_entries[row[1]] = ()

@@ -32,9 +32,9 @@ from cell.batch import Applied, Batch, Idempotency, Outcome, Replayed, Submissio
 from cell.errors import ApiError, Conflict, NotApplied, OutcomeUnknown, Unprocessable, WriterFenced
 from cell.ids import IdSource
 from cell.ledger.commands import Command
-from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, TenantId
+from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
 from cell.prefetch import Needs, Prefetch, note_needs
-from cell.state import GenerationCache, LedgerCache
+from cell.state import GenerationCache, LedgerCache, TransactionWithEntries
 from cell.store import (
     BatchFailed,
     BatchRefused,
@@ -66,8 +66,8 @@ DECIDED_PER_TURN: Final = 32
 
 RECENT_KEYS_MAX: Final = 100_000
 BATCH_TIMES_KEPT: Final = 512
-EXPIRE_INTERVAL_S: Final = 5.0
-EXPIRE_ROWS_MAX: Final = 50_000
+EXPIRE_INTERVAL_S: Final = 30.0
+EXPIRE_ROWS_MAX: Final = 200_000
 
 log = logging.getLogger("cell.sequencer")
 
@@ -181,17 +181,22 @@ class Sequencer:
         self, tenant_id: TenantId, account_id: str
     ) -> tuple[LedgerAccount, AccountBalances] | None:
         """The account as last committed, where memory holds it and this cell owns the tenant."""
-        head = self._heads.get(tenant_id)
-        if head is None or head.state != "owned":
-            return None
-        return self._cache.account(tenant_id, account_id)
+        return self._cache.account(tenant_id, account_id) if self._owns(tenant_id) else None
 
     def cached_ledger(self, tenant_id: TenantId, ledger_id: str) -> Ledger | None:
         """The ledger as last committed; as `cached_account`."""
+        return self._cache.ledger(tenant_id, ledger_id) if self._owns(tenant_id) else None
+
+    def cached_transaction(
+        self, tenant_id: TenantId, transaction_id: str
+    ) -> TransactionWithEntries | None:
+        """The transaction with its live entries as last committed; as `cached_account`."""
+        return self._cache.transaction(tenant_id, transaction_id) if self._owns(tenant_id) else None
+
+    def _owns(self, tenant_id: TenantId) -> bool:
+        """As far as memory knows; only the guard knows for sure."""
         head = self._heads.get(tenant_id)
-        if head is None or head.state != "owned":
-            return None
-        return self._cache.ledger(tenant_id, ledger_id)
+        return head is not None and head.state == "owned"
 
     @property
     def queue_depth(self) -> int:
@@ -476,6 +481,10 @@ class Sequencer:
             self._recent_keys.put((use.tenant_id, use.digest), use)
         self.status.batches += 1
         for submission, outcome in batch.outcomes:
+            if isinstance(outcome, Applied) and outcome.record.inserted:
+                main = outcome.record.inserted[0]
+                if isinstance(main, LedgerTransaction):
+                    self._cache.absorb_created(main, outcome.record.inserted)
             self._answer(submission, outcome)
 
     def _answer(self, submission: Submission, outcome: Outcome) -> None:

@@ -5,9 +5,9 @@ the guard broken or a commit's outcome unknown clears it. A batch's working set 
 whatever its commands may ask for was put there beforehand, an unknown object as None.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from cell.ledger.model import (
     AccountBalances,
@@ -196,12 +196,24 @@ class TenantView:
         return self._set.transaction_holders[(self.tenant_id, external_id)].get(ledger_id)
 
 
+TransactionWithEntries = tuple[LedgerTransaction, tuple[LedgerEntry, ...]]
+CACHED_ENTRIES_MAX: Final = 16
+"""A transaction with more entries is not kept: a few giants would crowd out everything else."""
+
+
 class LedgerCache:
-    """Committed accounts with their balances, and ledgers, between batches."""
+    """Committed rows between batches: accounts with their balances, ledgers, late transactions.
+
+    Holds at most `accounts_max` accounts, half as many transactions with their live entries, and a
+    sixteenth as many ledgers.
+    """
 
     def __init__(self, accounts_max: int) -> None:
         self._accounts: GenerationCache[str, tuple[LedgerAccount, AccountBalances]] = (
             GenerationCache(accounts_max)
+        )
+        self._transactions: GenerationCache[str, TransactionWithEntries] = GenerationCache(
+            accounts_max // 2
         )
         self._ledgers: GenerationCache[str, Ledger] = GenerationCache(max(64, accounts_max // 16))
 
@@ -215,8 +227,24 @@ class LedgerCache:
         found = self._ledgers.get(ledger_id)
         return found if found is not None and found.tenant_id == tenant_id else None
 
+    def transaction(
+        self, tenant_id: TenantId, transaction_id: str
+    ) -> TransactionWithEntries | None:
+        found = self._transactions.get(transaction_id)
+        return found if found is not None and found[0].tenant_id == tenant_id else None
+
+    def absorb_created(self, transaction: LedgerTransaction, rows: Sequence[Row]) -> None:
+        """Take over a transaction that a batch has created: itself, then its entries."""
+        entries = tuple(row for row in rows[1:] if isinstance(row, LedgerEntry))
+        if len(entries) <= CACHED_ENTRIES_MAX:
+            self._transactions.put(transaction.id, (transaction, entries))
+
     def absorb(self, working_set: WorkingSet) -> None:
         """Take over what a batch has committed, and what it had read."""
+        for transaction_id, entries in working_set.live_entries.items():
+            transaction = working_set.transactions[transaction_id]
+            if transaction is not None:
+                self._transactions.put(transaction_id, (transaction, entries))
         for account_id, account in working_set.accounts.items():
             if account is not None:
                 self._accounts.put(account_id, (account, working_set.balances[account_id]))
@@ -226,6 +254,7 @@ class LedgerCache:
 
     def clear(self) -> None:
         self._accounts.clear()
+        self._transactions.clear()
         self._ledgers.clear()
 
     def __len__(self) -> int:
