@@ -20,6 +20,7 @@ from cell.ledger.model import AccountBalances, LedgerAccount, TenantId
 from cell.query import Query
 from cell.reads import Reader
 from cell.sequencer import Sequencer
+from cell.state import TransactionWithEntries
 from cell.tenants import Directory, Principal
 
 BODY_BYTES_MAX: Final = 25 * 1024 * 1024
@@ -106,6 +107,11 @@ class Call:
             return None
         ledger = sequencer.cached_ledger(self.tenant_id, found[0].ledger_id)
         return found if ledger is not None and ledger.discarded_at_us is None else None
+
+    def cached_transaction(self, id: str) -> TransactionWithEntries | None:
+        """A transaction with its entries, where memory holds it; else the database must say."""
+        self.principal.require_readable()
+        return self.parts.sequencer.cached_transaction(self.tenant_id, id)
 
     async def fetch(
         self, statement: LiteralString, parameters: Sequence[object]

@@ -119,6 +119,9 @@ async def retrieve(call: Call) -> Answer:
 async def _find(call: Call, name: str) -> Transaction:
     """The transaction of an id or, among those not archived, of an external id."""
     id = as_uuid(name)
+    cached = call.cached_transaction(id) if id is not None else None
+    if cached is not None:
+        return cached
     found = _gather(await call.fetch(_BY_ID, (call.tenant_id, id))) if id is not None else []
     if not found:
         found = _gather(await call.fetch(_BY_EXTERNAL_ID, (call.tenant_id, name)))
