@@ -179,8 +179,12 @@ class Store:
 
     async def open(self) -> None:
         """Connect and become the writer: any sequencer before is fenced from here on."""
-        await self._connect()
-        self.writer_epoch = await self._raise_epoch(_TAKE_WRITER, ())
+        try:
+            await self._connect()
+            self.writer_epoch = await self._raise_epoch(_TAKE_WRITER, ())
+        except BaseException:
+            await self.close()
+            raise
 
     async def reopen(self) -> None:
         """Connect again after a loss and stay the writer.
