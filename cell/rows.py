@@ -1,7 +1,7 @@
 """Rows between Postgres and the model: how they are read, and how they are written as text.
 
 One text serves both ways of writing: a line of CSV for COPY, an element of a composite array for
-INSERT and UPDATE. COPY is the faster from about fifty rows on, the array needs no round trip.
+INSERT and UPDATE. COPY is the faster for many rows, the array needs no round trip of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,13 +20,6 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 TABLE_OF: Final[dict[Any, Table]] = {table.row: table for table in ROW_TABLES}
 _json = msgspec.json.Encoder()
-
-_TAGS: Final[dict[Any, str]] = {table.row: table.tag for table in ROW_TABLES}
-_FREE_TEXT: Final = {
-    "name", "description", "currency", "external_id", "ledgerable_type", "ledgerable_id",
-    "archived_reason",
-}  # fmt: skip
-"""Columns whose text the caller chose; all other text is an id or a word of ours."""
 
 
 class _TextLoader(Loader):
@@ -51,7 +44,7 @@ def read_as_model(connection: psycopg.AsyncConnection[Any]) -> None:
 def row_from(row_type: type[AnyRow], values: Sequence[Any]) -> AnyRow:
     """The row whose columns, in the table's order, were read as `values`."""
     # One call into C that checks every type: by keywords it took sixty times as long.
-    return msgspec.convert((_TAGS[row_type], *values), row_type)
+    return msgspec.convert((TABLE_OF[row_type].tag, *values), row_type)
 
 
 COPY_OPTIONS: Final = r"(FORMAT csv, ESCAPE '\', NULL 'null')"
@@ -62,7 +55,7 @@ def as_csv(rows: Sequence[Row], table: Table) -> bytes:
     text = _json.encode(rows)
     # The JSON of a row without escapes and nested objects is a line of CSV already, at a tenth of
     # the cost. No text can contain the separator: its quotes would be escaped.
-    if b"\\" in text or any(getattr(row, "metadata", None) for row in rows):
+    if b"\\" in text or _has_metadata(rows):
         return ("\n".join(_lines(rows, table, null="null")) + "\n").encode()
     tag = f'["{table.tag}",'.encode()
     return text[len(tag) + 1 : -2].replace(b"]," + tag, b"\n") + b"\n"
@@ -70,19 +63,34 @@ def as_csv(rows: Sequence[Row], table: Table) -> bytes:
 
 def as_array(rows: Sequence[Row], table: Table) -> str:
     """A text literal of type `table[]`."""
-    if table.is_plain:
-        text = _json.encode(rows).decode()
-        bare = text.replace('"', "").replace("],[" + table.tag + ",", ')","(')
-        return '{"(' + bare[len(table.tag) + 3 : -2] + ')"}'
-    elements = ",".join(
-        '"(' + line.replace("\\", "\\\\").replace('"', '\\"') + ')"'
-        for line in _lines(rows, table, null="")
+    text = _json.encode(rows).decode()
+    # As above; here an absent value is nothing at all, so that no text may hold the word for it.
+    if "\\" in text or _has_metadata(rows) or _has_null_in_text(rows, table):
+        elements = (
+            '"(' + line.replace("\\", "\\\\").replace('"', '\\"') + ')"'
+            for line in _lines(rows, table, null="")
+        )
+        return "{" + ",".join(elements) + "}"
+    tag = f'["{table.tag}",'
+    lines = text[len(tag) + 1 : -2].replace("]," + tag, "\n").replace(",null", ",")
+    return '{"(' + lines.replace('"', '\\"').replace("\n", ')","(') + ')"}'
+
+
+def _has_metadata(rows: Iterable[Row]) -> bool:
+    return any(getattr(row, "metadata", None) for row in rows)
+
+
+def _has_null_in_text(rows: Iterable[Row], table: Table) -> bool:
+    return any(
+        "null" in value
+        for column in table.free_text
+        for row in rows
+        if (value := getattr(row, column)) is not None
     )
-    return "{" + elements + "}"
 
 
 def _lines(rows: Iterable[Row], table: Table, *, null: str) -> Iterable[str]:
-    quoted = [name in _FREE_TEXT for name in table.columns]
+    quoted = [name in table.free_text for name in table.columns]
     for row in rows:
         yield ",".join(
             [

@@ -9,13 +9,13 @@ Outcomes of `commit` other than success, all of which leave nothing of the batch
 and the batch may or may not be committed; `reopen` and compare heads to know.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, LiteralString
 
 import msgspec
 import psycopg
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cell.errors import CellError, WriterFenced
@@ -23,9 +23,9 @@ from cell.journal import FORMAT, Segment
 from cell.ledger.model import Row, TenantId
 from cell.rows import COPY_OPTIONS, TABLE_OF, as_array, as_csv, read_as_model
 from cell.schema import require_schema
-from cell.tables import ROW_TABLES
+from cell.tables import ROW_TABLES, Table
 
-COPY_ROWS_MIN: Final = 48
+COPY_ROWS_MIN: Final = 400
 """From here on COPY beats INSERT … SELECT FROM unnest, which needs no round trip of its own."""
 
 CONNECT_TIMEOUT_S: Final = 3
@@ -135,32 +135,22 @@ DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
 """
 
 
-def _statement(template: LiteralString, **names: str) -> sql.Composed:
-    return sql.SQL(template).format(**{k: sql.Identifier(v) for k, v in names.items()})
-
-
-def _update_statement(table: str, key: str, columns: Sequence[str]) -> sql.Composed:
-    changed = [column for column in columns if column not in ("tenant_id", key)]
-    return sql.SQL(
-        "UPDATE {table} AS t SET ({columns}) = ROW ({values}) FROM unnest(%s::{table}[]) AS v "
-        "WHERE t.tenant_id = v.tenant_id AND t.{key} = v.{key}"
-    ).format(
-        table=sql.Identifier(table),
-        key=sql.Identifier(key),
-        columns=sql.SQL(", ").join(sql.Identifier(column) for column in changed),
-        values=sql.SQL(", ").join(sql.Identifier("v", column) for column in changed),
+def _update_statement(table: Table) -> str:
+    changed = [column for column in table.columns if column not in ("tenant_id", table.key)]
+    return (
+        f"UPDATE {table.name} AS t SET ({', '.join(changed)}) = "
+        f"ROW ({', '.join(f'v.{column}' for column in changed)}) "
+        f"FROM unnest(%s::{table.name}[]) AS v "
+        f"WHERE t.tenant_id = v.tenant_id AND t.{table.key} = v.{table.key}"
     )
 
 
-_COPY: Final = {
-    t.row: _statement("COPY {table} FROM STDIN ", table=t.name) + sql.SQL(COPY_OPTIONS)
-    for t in ROW_TABLES
-}
+# Plain text, of the table list's own names: psycopg remembers how it read a text, not a Composed.
+_COPY: Final = {t.row: f"COPY {t.name} FROM STDIN {COPY_OPTIONS}" for t in ROW_TABLES}
 _INSERT: Final = {
-    t.row: _statement("INSERT INTO {table} SELECT * FROM unnest(%s::{table}[])", table=t.name)
-    for t in ROW_TABLES
+    t.row: f"INSERT INTO {t.name} SELECT * FROM unnest(%s::{t.name}[])" for t in ROW_TABLES
 }
-_UPDATE: Final = {t.row: _update_statement(t.name, t.key, t.columns) for t in ROW_TABLES}
+_UPDATE: Final = {t.row: _update_statement(t) for t in ROW_TABLES}
 
 
 class Store:
@@ -241,8 +231,7 @@ class Store:
 
     async def key_uses(self, keys: Sequence[tuple[TenantId, str]]) -> list[KeyUse]:
         """Those of the (tenant, digest) pairs that were used before."""
-        tenants, digests = [key[0] for key in keys], [key[1] for key in keys]
-        cursor = await self.prefetcher.execute(_KEY_USES, (tenants, digests), prepare=True)
+        cursor = await self.prefetcher.execute(_KEY_USES, _pairs(keys), prepare=True)
         found = await cursor.fetchall()
         return [KeyUse(tenant_id=t, digest=d, at_us=at, seq=s) for t, d, at, s in found]
 
@@ -266,33 +255,49 @@ class Store:
             for row_type, rows in batch.inserted.items()
             if len(rows) >= COPY_ROWS_MIN
         }
-        copies_keys = len(batch.keys) >= COPY_ROWS_MIN
-        # Everything that needs no COPY goes in one round trip, the guard first and, unless
-        # something is left to copy, the COMMIT last.
+        copied_keys = batch.keys if len(batch.keys) >= COPY_ROWS_MIN else []
+        statement, parameters = self._one_statement(batch, copied, copied_keys)
+        if not copied and not copied_keys and not batch.expired_keys:
+            # One statement is a database transaction of its own: one round trip in all.
+            await writer.execute(statement, parameters, prepare=True)
+            return
         async with writer.pipeline():
             await writer.execute("BEGIN ISOLATION LEVEL READ COMMITTED", prepare=True)
-            await self._guard(writer, batch.heads)
-            await _insert_segments(writer, batch.segments)
-            await _delete_keys(writer, batch.expired_keys)
-            if not copies_keys:
-                await _insert_keys(writer, batch.keys)
-            for row_type, rows in batch.inserted.items():
-                if row_type not in copied:
-                    array = as_array(list(rows.values()), TABLE_OF[row_type])
-                    await writer.execute(_INSERT[row_type], (array,), prepare=True)
-            for row_type, rows in batch.updated.items():
-                array = as_array(list(rows.values()), TABLE_OF[row_type])
-                await writer.execute(_UPDATE[row_type], (array,), prepare=True)
-            if not copied and not copies_keys:
-                await writer.execute("COMMIT", prepare=True)
-        if copied or copies_keys:
-            await _copy(writer, copied, batch.keys if copies_keys else [])
-            await writer.execute("COMMIT", prepare=True)
+            if batch.expired_keys:
+                await writer.execute(_DELETE_KEYS, _pairs(batch.expired_keys), prepare=True)
+            await writer.execute(statement, parameters, prepare=True)
+        await _copy(writer, copied, copied_keys)
+        await writer.execute("COMMIT", prepare=True)
 
-    async def _guard(
-        self, writer: psycopg.AsyncConnection[Any], heads: Sequence[tuple[Head, Head]]
-    ) -> None:
-        parameters = (
+    def _one_statement(
+        self,
+        batch: BatchWrite,
+        copied: Mapping[type[Row], object],
+        copied_keys: Sequence[KeyUse],
+    ) -> tuple[str, list[Any]]:
+        """The guard and everything that is not copied, as one statement and its parameters."""
+        parts: list[str] = []
+        parameters: list[Any] = []
+        if batch.segments:
+            parts.append(_INSERT_SEGMENTS)
+            parameters += _segment_parameters(batch.segments)
+        if batch.keys and not copied_keys:
+            parts.append(_INSERT_KEYS)
+            parameters += _key_parameters(batch.keys)
+        for row_type, rows in batch.inserted.items():
+            if row_type not in copied:
+                parts.append(_INSERT[row_type])
+                parameters.append(as_array(list(rows.values()), TABLE_OF[row_type]))
+        for row_type, rows in batch.updated.items():
+            parts.append(_UPDATE[row_type])
+            parameters.append(as_array(list(rows.values()), TABLE_OF[row_type]))
+        # The guard stands last and acts first or last, it does not matter which: whatever it
+        # refuses is rolled back with the whole statement.
+        parameters += self._guard_parameters(batch.heads)
+        return _joined(tuple(parts)), parameters
+
+    def _guard_parameters(self, heads: Sequence[tuple[Head, Head]]) -> list[Any]:
+        return [
             self.writer_epoch,
             [before.tenant_id for before, _ in heads],
             [before.epoch for before, _ in heads],
@@ -300,8 +305,7 @@ class Store:
             [after.last_seq for _, after in heads],
             [after.last_hash for _, after in heads],
             [after.last_at_us for _, after in heads],
-        )
-        await writer.execute(_GUARD, parameters, prepare=True)
+        ]
 
     async def _translated(
         self, writer: psycopg.AsyncConnection[Any], error: psycopg.Error
@@ -324,12 +328,17 @@ class Store:
         return BatchFailed(str(error))
 
 
-async def _insert_segments(
-    writer: psycopg.AsyncConnection[Any], segments: Sequence[Segment]
-) -> None:
-    if not segments:
-        return
-    parameters = (
+@lru_cache(maxsize=256)
+def _joined(parts: tuple[str, ...]) -> str:
+    """Statements that write, each as a part of one WITH, and the guard."""
+    if not parts:
+        return _GUARD
+    named = ", ".join(f"p{number} AS ({part})" for number, part in enumerate(parts))
+    return f"WITH {named} {_GUARD}"
+
+
+def _segment_parameters(segments: Sequence[Segment]) -> list[Any]:
+    return [
         FORMAT,
         [segment.tenant_id for segment in segments],
         [segment.first_seq for segment in segments],
@@ -338,28 +347,21 @@ async def _insert_segments(
         [segment.body for segment in segments],
         [segment.prev_hash for segment in segments],
         [segment.hash for segment in segments],
-    )
-    await writer.execute(_INSERT_SEGMENTS, parameters, prepare=True)
+    ]
 
 
-async def _insert_keys(writer: psycopg.AsyncConnection[Any], keys: Sequence[KeyUse]) -> None:
-    if not keys:
-        return
-    parameters = (
-        [key.tenant_id for key in keys],
-        [key.digest for key in keys],
-        [key.at_us for key in keys],
-        [key.seq for key in keys],
-    )
-    await writer.execute(_INSERT_KEYS, parameters, prepare=True)
+def _key_parameters(keys: Sequence[KeyUse]) -> list[Any]:
+    # Array literals of ids and numbers: nothing in them needs quotes.
+    return [
+        "{" + ",".join([key.tenant_id for key in keys]) + "}",
+        "{" + ",".join([key.digest for key in keys]) + "}",
+        "{" + ",".join([str(key.at_us) for key in keys]) + "}",
+        "{" + ",".join([str(key.seq) for key in keys]) + "}",
+    ]
 
 
-async def _delete_keys(
-    writer: psycopg.AsyncConnection[Any], keys: Sequence[tuple[TenantId, str]]
-) -> None:
-    if keys:
-        parameters = ([key[0] for key in keys], [key[1] for key in keys])
-        await writer.execute(_DELETE_KEYS, parameters, prepare=True)
+def _pairs(keys: Sequence[tuple[TenantId, str]]) -> tuple[list[TenantId], list[str]]:
+    return [key[0] for key in keys], [key[1] for key in keys]
 
 
 async def _copy(

@@ -5,6 +5,7 @@ the sequencer nor move with its tenant; a test compares it with the database.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -20,7 +21,7 @@ from cell.ledger.model import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     name: str
     row: type[Row]
@@ -28,26 +29,49 @@ class Table:
     key: str
     """The column that identifies a row within its tenant."""
 
-    is_plain: bool = False
-    """Ids and numbers only, none of them optional: text of such a row needs no quotes."""
+    free_text: tuple[str, ...] = ()
+    """Columns whose text the caller chose; all other text is an id or a word of ours."""
 
-    @property
+    @cached_property
     def tag(self) -> str:
         """The word that marks the table's rows in the journal."""
         return str(self.row.__struct_config__.tag)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         return tuple(field.name for field in msgspec.structs.fields(self.row))
 
 
 ROW_TABLES: Final = (
     Table("api_keys", ApiKey, "id"),
-    Table("ledgers", Ledger, "id"),
-    Table("ledger_accounts", LedgerAccount, "id"),
-    Table("ledger_account_balances", AccountBalances, "ledger_account_id", is_plain=True),
-    Table("ledger_transactions", LedgerTransaction, "id"),
-    Table("ledger_entries", LedgerEntry, "id"),
+    Table("ledgers", Ledger, "id", free_text=("name", "description")),
+    Table(
+        "ledger_accounts",
+        LedgerAccount,
+        "id",
+        free_text=(
+            "name",
+            "description",
+            "currency",
+            "external_id",
+            "ledgerable_type",
+            "ledgerable_id",
+        ),
+    ),
+    Table("ledger_account_balances", AccountBalances, "ledger_account_id"),
+    Table(
+        "ledger_transactions",
+        LedgerTransaction,
+        "id",
+        free_text=(
+            "description",
+            "external_id",
+            "ledgerable_type",
+            "ledgerable_id",
+            "archived_reason",
+        ),
+    ),
+    Table("ledger_entries", LedgerEntry, "id", free_text=("currency",)),
 )
 """Tables whose rows the rules return."""
 
