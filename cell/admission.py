@@ -48,15 +48,17 @@ class FairQueue(Generic[Item]):
         """At most so many of the items that wait, in turns; possibly none."""
         taken: list[Item] = []
         while self._turns and len(taken) < items_max:
-            tenant_id = self._turns.popleft()
-            queue = self._waiting[tenant_id]
-            share = max(1, (items_max - len(taken)) // (len(self._turns) + 1))
-            for _ in range(min(share, len(queue))):
-                taken.append(queue.popleft())
-            if queue:
-                self._turns.append(tenant_id)
-            else:
-                del self._waiting[tenant_id]
+            # The share is the same for a whole round: worked out anew for each, the first would
+            # get more than the last.
+            share = max(1, (items_max - len(taken)) // len(self._turns))
+            for _ in range(min(len(self._turns), items_max - len(taken))):
+                tenant_id = self._turns.popleft()
+                queue = self._waiting[tenant_id]
+                taken.extend(queue.popleft() for _ in range(min(share, len(queue))))
+                if queue:
+                    self._turns.append(tenant_id)
+                else:
+                    del self._waiting[tenant_id]
         self._size -= len(taken)
         return taken
 

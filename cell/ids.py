@@ -1,8 +1,8 @@
 """Ids: UUIDv7, ordered by creation, with room for a shard number.
 
 Layout: 48 bits of milliseconds, a 12-bit counter within the millisecond, 12 bits of shard number
-(0 today), 50 bits of which the last 48 are random. One id is drawn per command; the ids of the rows
-the command creates are derived from it, so that it can be executed again with the same ids.
+(0 today), 50 bits of which the last 44 are random. One id is drawn per command; the ids of the rows
+the command creates count up from it, so that it can be executed again with the same ids.
 """
 
 import os
@@ -11,7 +11,9 @@ from typing import Final
 
 SHARD: Final = 0
 _COUNTER_MAX: Final = 0xFFF
-_NODE_MASK: Final = 0xFFFF_FFFF_FFFF
+_RANDOM_DIGITS: Final = 11
+"""The digit before them is 0: ids that count up from an id never come round to a smaller one."""
+
 _POOL_IDS: Final = 256
 
 
@@ -36,13 +38,14 @@ class IdSource:
             # The millisecond is used up (or the clock stands still): borrow the next one.
             self._ms, self._counter = self._ms + 1, 0
         if self._taken >= len(self._pool):
-            self._pool, self._taken = self._random_bytes(6 * _POOL_IDS).hex(), 0
-        node = self._pool[self._taken : self._taken + 12]
-        self._taken += 12
+            bytes_wanted = _RANDOM_DIGITS * _POOL_IDS // 2
+            self._pool, self._taken = self._random_bytes(bytes_wanted).hex(), 0
+        node = self._pool[self._taken : self._taken + _RANDOM_DIGITS]
+        self._taken += _RANDOM_DIGITS
         ms = self._ms
-        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{self._counter:03x}-8{SHARD:03x}-{node}"
+        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{self._counter:03x}-8{SHARD:03x}-0{node}"
 
 
 def derive_id(id_base: str, ordinal: int) -> str:
     """The id of a command's row number `ordinal`; number 0 has the base itself."""
-    return f"{id_base[:24]}{(int(id_base[24:], 16) + ordinal) & _NODE_MASK:012x}"
+    return f"{id_base[:24]}{int(id_base[24:], 16) + ordinal:012x}"

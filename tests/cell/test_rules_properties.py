@@ -1,8 +1,9 @@
 """The pure rules beside a naive ledger, over random sequences of commands of two tenants.
 
 Method: Hypothesis draws seeds for commands that are mostly well aimed (`aimed_commands.py`), and so
-can leave steps out when one fails. Every command is given to the rules, over a working set in memory, and to `naive_ledger.py`, which adds everything up anew.
-After each step: the same refusal, or the same rows in every field; at the end, all rows once more.
+can leave steps out when one fails. Every command is given to the rules, over a working set in
+memory, and to `naive_ledger.py`, which adds everything up anew. After each step: the same refusal,
+or the same rows in every field; at the end, all rows once more.
 """
 
 from collections import Counter
@@ -138,7 +139,7 @@ class Rules(RuleBasedStateMachine):
 
 
 Rules.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

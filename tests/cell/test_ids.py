@@ -1,0 +1,57 @@
+"""Ids. Method: draws under clocks of every kind, and the layout read back bit by bit."""
+
+import uuid
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cell.ids import IdSource, derive_id
+
+NOW_US = 1_700_000_000_123_456
+
+
+def test_the_layout() -> None:
+    first, second = (uuid.UUID(id) for id in map(IdSource().draw, (NOW_US, NOW_US)))
+    source = IdSource()
+    first, second = uuid.UUID(source.draw(NOW_US)), uuid.UUID(source.draw(NOW_US + 1))
+    for counter, id in enumerate((first, second)):
+        assert (id.version, id.variant) == (7, uuid.RFC_4122)
+        assert id.int >> 80 == NOW_US // 1000
+        assert (id.int >> 64) & 0xFFF == counter
+        assert (id.int >> 48) & 0xFFF == 0, "the shard number"
+    assert first.node != second.node
+
+
+@given(st.lists(st.integers(NOW_US - 10_000, NOW_US + 10_000), min_size=2, max_size=50))
+def test_they_grow_whatever_the_clock_does(times_us: list[int]) -> None:
+    source = IdSource()
+    ids = [source.draw(at_us) for at_us in times_us]
+    assert all(a < b for a, b in pairwise(ids))
+    assert all(len(id) == 36 and id == str(uuid.UUID(id)) for id in ids)
+
+
+def test_a_millisecond_that_is_used_up_borrows_from_the_next() -> None:
+    source = IdSource()
+    ids = [source.draw(NOW_US) for _ in range(10_000)]
+    assert all(a < b for a, b in pairwise(ids))
+    assert uuid.UUID(ids[-1]).int >> 80 == NOW_US // 1000 + 2
+    later = source.draw(NOW_US + 1000)
+    assert later > ids[-1]
+
+
+def test_derived_ids_are_the_bases_neighbours() -> None:
+    base = IdSource().draw(NOW_US)
+    assert derive_id(base, 0) == base
+    derived = [derive_id(base, ordinal) for ordinal in range(1001)]
+    assert len(set(derived)) == 1001
+    assert {id[:24] for id in derived} == {base[:24]}
+
+
+@pytest.mark.parametrize("random", [bytes, lambda count: b"\xff" * count], ids=["zeros", "ones"])
+def test_entries_keep_their_order_at_both_ends_of_the_random_part(random: object) -> None:
+    """Entries are read back in the order of their ids: it has to be that of the request."""
+    base = IdSource(random_bytes=random).draw(NOW_US)  # type: ignore[arg-type]
+    derived = [derive_id(base, ordinal) for ordinal in range(1001)]
+    assert derived == sorted(derived)
