@@ -1,5 +1,5 @@
 """Method: a small file goes through `cloister load` into a platform of real processes; then what
-must not happen is tried: repeats, other content, bad rows, wrong credentials, a damaged database."""
+must not happen is tried: repeats, other content, bad rows, wrong keys, a damaged database."""
 
 import csv
 import json
