@@ -13,6 +13,8 @@ import httpx
 import pytest
 from modern_treasury import ModernTreasury
 
+pytest.register_assert_rewrite("test_scenarios")
+
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 110.0
 

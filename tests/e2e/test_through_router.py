@@ -1,0 +1,83 @@
+"""Method: the acceptance scenarios once more, now through the router of a whole platform: each with
+a tenant made over the control plane's API, on one cell and the other in turn, one address for all.
+"""
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from modern_treasury import NotFoundError
+
+# The scenarios lie beside the cell's tests and ask nothing but the fixture `access`.
+sys.path.insert(0, str(Path(__file__).parents[1] / "cell"))
+
+from cell_process import Access
+from test_scenarios import *  # noqa: F403
+from test_scenarios import Books, new_books
+
+CELLS = ("cell-a", "cell-b")
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def control(platform: Any) -> Iterator[httpx.Client]:
+    """The control plane's API, as an operator."""
+    address = platform.ready["control_plane"].removeprefix("http://").replace(":", "_")
+    token = platform.home / "config" / "cloister" / "tokens" / address
+    with httpx.Client(
+        base_url=platform.ready["control_plane"],
+        headers={"authorization": f"Bearer {token.read_text().strip()}"},
+        trust_env=False,
+        timeout=30,
+    ) as client:
+        yield client
+
+
+def new_access(platform: Any, control: httpx.Client, cell: str) -> Access:
+    slug = f"scenario-{next(NUMBERS)}"
+    created = control.post("/v1/tenants", json={"slug": slug, "cell": cell})
+    assert created.status_code == 201, created.text
+    second = control.post(f"/v1/tenants/{slug}/keys")
+    assert second.status_code == 201, second.text
+    assert created.json()["cell"] == cell
+    return Access(
+        base_url=platform.ready["router"],
+        organization_id=created.json()["organization_id"],
+        api_key=created.json()["api_key"],
+        other_api_key=second.json()["api_key"],
+    )
+
+
+@pytest.fixture
+def access(platform: Any, control: httpx.Client) -> Access:
+    return new_access(platform, control, CELLS[next(NUMBERS) % 2])
+
+
+def test_two_cells_behind_one_address(platform: Any, control: httpx.Client) -> None:
+    with contextlib.ExitStack() as stack:
+        first, second = (
+            new_books(stack.enter_context(new_access(platform, control, cell).sdk()))
+            for cell in CELLS
+        )
+        must_not_meet(first, second)
+
+
+def must_not_meet(first: Books, second: Books) -> None:
+    first.deposit(700)
+    second.deposit(900)
+    assert first.balances(first.alice) == (700, 700, 700)
+    assert second.balances(second.alice) == (900, 900, 900)
+    # What lives in the other cell answers as if it had never been.
+    for mine, theirs in ((first, second), (second, first)):
+        with pytest.raises(NotFoundError):
+            mine.client.ledger_accounts.retrieve(theirs.alice)
+        with pytest.raises(NotFoundError):
+            mine.write(
+                {"ledger_account_id": mine.cash, "direction": "debit", "amount": 1},
+                {"ledger_account_id": theirs.alice, "direction": "credit", "amount": 1},
+            )
