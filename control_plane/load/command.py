@@ -99,7 +99,8 @@ def load(
     failure = _run(loading, console)
     _print_summary(loading, as_json)
     if failure is not None:
-        console.print(RESUME, highlight=False)
+        if failure.retryable or loading.tally.rows:
+            console.print(RESUME, highlight=False)
         raise failure
     if loading.is_stopped:
         console.print(f"Interrupted. {RESUME}", highlight=False)

@@ -34,7 +34,7 @@ CONCURRENCY = 32
 OUTSTANDING_ROWS_MAX = 20_000
 """Rows read ahead of the first unsettled one: one stuck row bounds the memory, not the file."""
 
-CHECKPOINT_S = 1.0
+CHECKPOINT_S = 0.25
 ROWS_BETWEEN_YIELDS = 256
 
 

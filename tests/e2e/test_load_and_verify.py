@@ -3,6 +3,9 @@ must not happen is tried: repeats, other content, bad rows, wrong keys, a damage
 
 import csv
 import json
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +209,32 @@ def test_two_loads_at_once_are_one(tenant: Any, files: Files) -> None:
         assert len(list(listed)) == ROWS
 
 
+def test_an_interrupted_load_goes_on_although_the_cell_is_killed(tenant: Any, files: Files) -> None:
+    rows = 6_000
+    files.write([row(number) for number in range(rows)])
+    dataset = files.mapping.read_text().split()[1]
+    code, stdout, stderr = tenant.interrupt_load(
+        files.mapping, files.rows, dataset, 500, signal.SIGINT
+    )
+    assert code == 130
+    assert "Run the same command again" in stderr
+    first = json.loads(stdout)
+    assert 500 <= first["rows"] == first["loaded"] < rows
+    going_on = tenant.platform.begin(
+        *tenant.load_arguments(files.mapping, files.rows), CLOISTER_API_KEY=tenant.api_key
+    )
+    before = tenant.loaded_lines(dataset)
+    until(lambda: tenant.loaded_lines(dataset) > before, "the load goes on")
+    tenant.platform.kill_cell(tenant.cell)
+    stdout, stderr = going_on.communicate(timeout=60)
+    assert going_on.returncode == 0, stderr
+    second = json.loads(stdout)
+    assert (second["rows"], second["rejected"]) == (rows, 0)
+    assert first["loaded"] + second["loaded"] == rows
+    assert tenant.verify()["ok"]
+    assert tenant.verify()["transactions"] >= rows
+
+
 def test_what_cannot_begin_says_why(tenant: Any, files: Files) -> None:
     arguments = tenant.load_arguments(files.mapping, files.rows)
     platform = tenant.platform
@@ -247,6 +276,13 @@ def test_verify_names_the_account_and_fails(platform: Any, files: Files) -> None
     shown = platform.run("verify", "damaged", expected=1).stdout
     assert account.id in shown
     assert "DIFFERS" in shown
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"not within 30 s: {what}"
+        time.sleep(0.02)
 
 
 def owner_dsn(platform: Any, cell: str) -> str:
