@@ -107,7 +107,7 @@ class Target:
             existing = await self._transaction(planned.external_id)
             if existing is not None:
                 _require_same(planned, entries, existing)
-                return Outcome.ALREADY_LOADED
+                return self._outcome(existing)
         raise RowRejected(f"the platform answered {describe(answer)}")
 
     def _outcome(self, found: TransactionAnswer) -> Outcome:
