@@ -134,6 +134,7 @@ class Sequencer:
         self._taken: list[Submission] = []
         self._written: list[Submission] = []
         """Submissions taken last, and those being written: owed an answer whatever happens."""
+        self._write_task: asyncio.Task[None] | None = None
         self._is_stopping = False
         self._is_over = False
 
@@ -235,6 +236,7 @@ class Sequencer:
             for keeper in keepers:
                 keeper.cancel()
             self._abandon()
+            await self._end_write()
             self.status.connected = False
             await self._store.close()
 
@@ -246,15 +248,24 @@ class Sequencer:
             # What it was decided upon is void.
             before = batch = None
         in_flight = None
-        if batch is not None:
-            in_flight = self._start_write(batch, submissions)
-            # Let it reach the database, which works on it while the one before is answered.
-            await asyncio.sleep(0)
-        if before is not None:
-            self._settle(before.batch)
+        try:
+            if batch is not None:
+                in_flight = self._start_write(batch, submissions)
+                # Let it reach the database, which works on it while the one before is answered.
+                await asyncio.sleep(0)
+        finally:
+            # It is committed: its callers are told so, also where this task is cancelled here.
+            if before is not None:
+                self._settle(before.batch)
         if batch is None:
             await self._apply(submissions)
         return in_flight
+
+    async def _end_write(self) -> None:
+        """Nobody waits for it any more; but its connection is closed only when it is over."""
+        if self._write_task is not None:
+            self._write_task.cancel()
+            await asyncio.gather(self._write_task, return_exceptions=True)
 
     def stop(self) -> None:
         """Take no more commands; `run` returns when those queued are settled."""
@@ -370,7 +381,7 @@ class Sequencer:
 
     def _start_write(self, batch: Batch, submissions: list[Submission]) -> _InFlight:
         self._written = submissions
-        write = asyncio.create_task(self._write(batch), name="write batch")
+        self._write_task = write = asyncio.create_task(self._write(batch), name="write batch")
         write.add_done_callback(lambda _: self._queue.wake())
         return _InFlight(batch, submissions, write)
 

@@ -12,6 +12,7 @@ and the batch may or may not be committed; `reopen` and compare heads to know.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from secrets import randbelow
 from typing import Any, Final, LiteralString
 
 import msgspec
@@ -31,6 +32,9 @@ COPY_ROWS_MIN: Final = 400
 CONNECT_TIMEOUT_S: Final = 3
 STATEMENT_TIMEOUT_MS: Final = 20_000
 """A statement of a batch takes milliseconds; one that hangs must not hold the cell for ever."""
+
+EPOCH_STEP_MAX: Final = 1 << 31
+"""A writer that stays raises the epoch by a random step up to here; 64 bits hold four billion."""
 
 GUARD_WRITER: Final = "CL001"
 GUARD_HEADS: Final = "CL002"
@@ -101,8 +105,7 @@ _TAKE_WRITER: Final = """
 UPDATE cell_head SET writer_epoch = writer_epoch + 1 RETURNING writer_epoch
 """
 _KEEP_WRITER: Final = """
-UPDATE cell_head SET writer_epoch = writer_epoch + 1 WHERE writer_epoch = %s
-RETURNING writer_epoch
+UPDATE cell_head SET writer_epoch = %s WHERE writer_epoch IN (%s, %s) RETURNING writer_epoch
 """
 _INSERT_SEGMENTS: Final = """
 INSERT INTO journal
@@ -166,6 +169,7 @@ class Store:
         self._writer: psycopg.AsyncConnection[Any] | None = None
         self._prefetcher: psycopg.AsyncConnection[Any] | None = None
         self.writer_epoch = 0
+        self._next_epoch = 0
 
     async def open(self) -> None:
         """Connect and become the writer: any sequencer before is fenced from here on."""
@@ -185,7 +189,12 @@ class Store:
         """
         await self.close()
         await self._connect()
-        self.writer_epoch = await self._raise_epoch(_KEEP_WRITER, (self.writer_epoch,))
+        if self._next_epoch <= self.writer_epoch:
+            # A number that nobody else would choose, the same for each attempt: should the answer
+            # to this statement be lost, the next one knows its own work from a successor's.
+            self._next_epoch = self.writer_epoch + 2 + randbelow(EPOCH_STEP_MAX)
+        parameters = (self._next_epoch, self.writer_epoch, self._next_epoch)
+        self.writer_epoch = await self._raise_epoch(_KEEP_WRITER, parameters)
 
     async def close(self) -> None:
         for connection in (self._writer, self._prefetcher):
@@ -199,7 +208,7 @@ class Store:
         read_as_model(self._prefetcher)
         await require_schema(self._prefetcher)
 
-    async def _raise_epoch(self, statement: LiteralString, parameters: tuple[int, ...]) -> int:
+    async def _raise_epoch(self, statement: LiteralString, parameters: Sequence[int]) -> int:
         assert self._writer is not None
         row = await (await self._writer.execute(statement, parameters)).fetchone()
         if row is None:
