@@ -87,7 +87,9 @@ class CellPool:
             if not connection.is_closing():
                 connection.send(exchange)
                 return
-        if len(self._waiters) >= self._settings.cell_waiters_max:
+        # Those for whom a connection is being opened, or can be, do not count.
+        openable = self._settings.cell_connections_max - len(self._connections)
+        if len(self._waiters) >= self._settings.cell_waiters_max + openable:
             self._shed(exchange, "too many requests wait for this cell")
             return
         exchange.waiting_since_s = asyncio.get_running_loop().time()

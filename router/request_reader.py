@@ -119,7 +119,7 @@ class RequestReader:
             self._parser.feed_data(data)
         except httptools.HttpParserError as exc:
             if self.stage is not ENDED:
-                raise self._why(exc, data) from exc
+                raise self._why(exc, data, stage_before) from exc
         if self.stage is BETWEEN:
             self._message_bytes = 0
             if self._bodiless is not None:
@@ -309,7 +309,7 @@ class RequestReader:
         elif self._message_bytes > CHUNK_OVERHEAD_BYTES_MAX + 8 * self.body_bytes:
             raise MalformedRequest("more chunk framing than body")
 
-    def _why(self, error: httptools.HttpParserError, data: bytes) -> Refusal:
+    def _why(self, error: httptools.HttpParserError, data: bytes, stage_before: Stage) -> Refusal:
         """The refusal one of our callbacks raised, else what the parser disliked."""
         cause = error.__context__
         if isinstance(cause, Refusal):
@@ -317,6 +317,6 @@ class RequestReader:
         if cause is not None:
             log.error("reading a request failed", exc_info=cause)
         by_method = isinstance(error, httptools.HttpParserInvalidMethodError)
-        if by_method and framing.has_unknown_method(data):
+        if by_method and stage_before is BETWEEN and framing.has_unknown_method(data):
             return MethodNotAllowed("no method of this API")
         return MalformedRequest(f"malformed HTTP: {error}")

@@ -69,7 +69,7 @@ class Settings:
     cell_connections_max: int = 64
     """Per cell; each carries one request at a time, so this bounds what a cell has in flight."""
     cell_waiters_max: int = 256
-    """Requests per cell waiting for a connection; one more is 503."""
+    """Requests per cell waiting while every connection is taken; one more is 503."""
     cell_wait_ms_max: int = 1_000
     """How long a request waits for a connection; then 503."""
     cell_connect_ms_max: int = 1_000

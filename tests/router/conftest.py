@@ -17,7 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from router_cells import EchoCell, ScriptedCell, serving
 from router_clients import Client
-from router_running import ControlPlane, RunningRouter, running_router, table, wait_until
+from router_running import (
+    ControlPlane,
+    RunningRouter,
+    await_endings,
+    running_router,
+    table,
+    wait_until,
+)
 
 
 class Platform:
@@ -65,6 +72,12 @@ class Platform:
 def platform(tmp_path: Path) -> Iterator[Platform]:
     with ExitStack() as parts:
         yield Platform(tmp_path, parts)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _endings() -> Iterator[None]:
+    yield
+    await_endings()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from router_running import wait_until
+from router_running import ENDINGS, wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -125,13 +125,17 @@ def serving(app: Starlette, port: int = 0, **options: Any) -> Iterator[Served]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="server")
     thread.start()
+
+    def ended() -> None:
+        thread.join(10)
+        assert not thread.is_alive(), "a server does not end"
+
     try:
         wait_until(lambda: server.started or not thread.is_alive(), "the server to start")
         yield Served(port=server.servers[0].sockets[0].getsockname()[1], server=server)
     finally:
         server.should_exit = server.force_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
+        ENDINGS.append(ended)
 
 
 Script = Callable[["CellSide"], None]

@@ -30,6 +30,16 @@ DEADLINE_S = 10.0
 TOKEN = "router-token"
 
 
+ENDINGS: list[Callable[[], None]] = []
+"""Of servers told to stop; each takes a tick or two, so they are waited for together, at the end of
+a module."""
+
+
+def await_endings() -> None:
+    while ENDINGS:
+        ENDINGS.pop()()
+
+
 def wait_until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
     """Poll until the condition holds; fails with what was waited for."""
     end = time.monotonic() + deadline_s
@@ -163,15 +173,18 @@ def running_router(directory: Path, control_port: int, **settings: Any) -> Itera
         if thread.is_alive():
             loop.call_soon_threadsafe(event.set)
 
+    def ended() -> None:
+        thread.join(DEADLINE_S + 5)
+        assert not thread.is_alive(), "the router does not end"
+        assert not failures, failures
+
     try:
         yield RunningRouter(
             router=router, port=port, operator_port=operator_port, stop=stop, thread=thread
         )
     finally:
         stop()
-        thread.join(DEADLINE_S + 5)
-        assert not thread.is_alive(), "the router does not end"
-        assert not failures, failures
+        ENDINGS.append(ended)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

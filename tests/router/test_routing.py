@@ -11,7 +11,7 @@ import pytest
 from conftest import Platform
 from router_cells import EchoCell, serving
 from router_clients import Client, basic, request
-from router_running import RunningRouter, table, wait_until
+from router_running import RunningRouter, await_endings, table, wait_until
 
 from control_plane.routing import RoutingTable
 from router.credentials import organization_of
@@ -185,6 +185,7 @@ def test_stale_table_serves_whom_it_knows(platform: Platform) -> None:
     assert client.ask(request(tenant=None)).status == 401
     assert router.get("/healthz")[0] == 200
     assert router.metric("cloister_router_routing_fresh") == 0
+    await_endings()
     with serving(platform.control.app, port=control.port):
         wait_until(lambda: router.router.routes.is_fresh, "the control plane to be found again")
         assert client.ask(request(tenant="nobody")).status == 401
