@@ -7,6 +7,7 @@ hold are read here; the sequencer itself has its own connections.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, LiteralString, TypeVar
@@ -35,7 +36,7 @@ CONNECT_S_MAX: Final = 3
 RECONNECT_S_MAX: Final = 5.0
 CLOSE_S_MAX: Final = 5.0
 ATTEMPTS_MAX: Final = 3
-"""Connections tried for one read: those in the pool may all have died with their Postgres."""
+"""Connections tried for one read."""
 
 _SCOPE: Final = (
     "SELECT set_config('cloister.tenant_id', %s, true), set_config('statement_timeout', "
@@ -106,12 +107,18 @@ class Reader:
                 log.warning("read given up", extra={"error": _one_line(exc)})
                 raise Unavailable("the read took too long; try again shortly") from exc
             except psycopg.OperationalError as exc:
-                # Reads change nothing, so that they may be repeated; a connection that broke is
-                # not used again by the pool.
                 if attempt == ATTEMPTS_MAX:
                     log.warning("reads fail", extra={"error": _one_line(exc)})
                     raise Unavailable("the database cannot be read now") from exc
+                # Reads change nothing, so that they may be repeated. The pool has dropped the
+                # connection that broke; the others may have died with the same Postgres.
+                await self._drop_dead_connections()
                 attempt += 1
+
+    async def _drop_dead_connections(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POOL_WAIT_S_MAX):
+                await self._pool.check()
 
 
 async def _configure(connection: Connection) -> None:

@@ -112,7 +112,9 @@ def _refuse_negative_zero(text: str) -> None:
         raise InvalidRequest("the body holds the number -0")
 
 
-_MESSAGE: Final = re.compile(r"(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*)`)?", re.DOTALL)
+_MESSAGE: Final = re.compile(
+    r"(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*)`)?", re.DOTALL
+)
 _MISSING: Final = re.compile(r"Object missing required field `(?P<field>.*)`")
 
 
