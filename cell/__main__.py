@@ -12,6 +12,7 @@ from typing import Final
 import uvloop
 
 from cell.app import serve
+from cell.collector import calm_collector
 from cell.errors import SchemaMismatch, SettingsInvalid, WriterFenced
 from cell.logs import log_to_stderr
 from cell.settings import Settings
@@ -27,6 +28,7 @@ def main() -> int:
     try:
         settings = Settings.from_environment(os.environ)
         log_to_stderr(settings.name)
+        calm_collector()
         uvloop.run(serve(settings))
     except SettingsInvalid as exc:
         print(f"cell: {exc}", file=sys.stderr)
