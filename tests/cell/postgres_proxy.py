@@ -45,6 +45,40 @@ async def let_through(message: Message) -> Act:
     return Act.PASS
 
 
+class Once:
+    """A gate that acts on the n-th message of those that are wanted, and lets all others pass."""
+
+    def __init__(
+        self, act: Act, is_wanted: Callable[[Message], bool] = lambda message: True, number: int = 0
+    ) -> None:
+        self.act = act
+        self.is_wanted = is_wanted
+        self.number = number
+        self.seen = 0
+        self.has_acted = False
+
+    async def __call__(self, message: Message) -> Act:
+        if self.has_acted or not self.is_wanted(message):
+            return Act.PASS
+        self.seen += 1
+        self.has_acted = self.seen > self.number
+        return self.act if self.has_acted else Act.PASS
+
+
+class Held:
+    """A gate that holds back confirmations until it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.waiting = 0
+
+    async def __call__(self, message: Message) -> Act:
+        if message.confirms and not self.opened.is_set():
+            self.waiting += 1
+            await self.opened.wait()
+        return Act.PASS
+
+
 def fatal(sqlstate: str, words: str) -> bytes:
     """An error after which the server closes the connection."""
     fields = ("SFATAL", "VFATAL", f"C{sqlstate}", f"M{words}")

@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 from cell_writing import Writing, all_of, execute, own_tenant, rows, transfer, until, write
-from postgres_proxy import Act, Message, door_to, fatal
+from postgres_proxy import Act, Held, Message, Once, door_to, fatal
 
 from cell.batch import Applied, Replayed
 from cell.errors import Conflict, NotApplied, OutcomeUnknown, WriterFenced
@@ -56,40 +55,6 @@ async def submit_some(
             for n in range(count)
         )
     )
-
-
-class Once:
-    """A gate that acts on the n-th message of those that are wanted, and lets all others pass."""
-
-    def __init__(
-        self, act: Act, is_wanted: Callable[[Message], bool] = lambda message: True, number: int = 0
-    ) -> None:
-        self.act = act
-        self.is_wanted = is_wanted
-        self.number = number
-        self.seen = 0
-        self.has_acted = False
-
-    async def __call__(self, message: Message) -> Act:
-        if self.has_acted or not self.is_wanted(message):
-            return Act.PASS
-        self.seen += 1
-        self.has_acted = self.seen > self.number
-        return self.act if self.has_acted else Act.PASS
-
-
-class Held:
-    """A gate that holds back confirmations until it is opened."""
-
-    def __init__(self) -> None:
-        self.opened = asyncio.Event()
-        self.waiting = 0
-
-    async def __call__(self, message: Message) -> Act:
-        if message.confirms and not self.opened.is_set():
-            self.waiting += 1
-            await self.opened.wait()
-        return Act.PASS
 
 
 # --- one cut -------------------------------------------------------------------------------------
