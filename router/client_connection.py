@@ -74,8 +74,10 @@ class ClientConnection(asyncio.Protocol):
             # The request was received whole: it is carried out, only nobody hears of it.
             exchange.client = None
             self._forget(exchange)
-            if exchange.carrier is not None:
-                exchange.carrier.resume_reading()
+            if exchange.answering and exchange.carrier is not None:
+                # Its effect is committed, as the cell has begun to answer; the rest is for nobody.
+                exchange.done = True
+                exchange.carrier.close()
         self._forget_waiting()
 
     def eof_received(self) -> bool:

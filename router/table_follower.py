@@ -26,6 +26,8 @@ CONNECT_S_MAX: Final = 2.0
 PAUSE_S_MIN: Final = 0.1
 PAUSE_S_MAX: Final = 5.0
 """Between failed polls, doubling, evenly random below: routers must not return all at once."""
+POLL_S_MIN: Final = 0.5
+"""Between the beginnings of two polls that bring nothing."""
 REFRESH_S_MAX: Final = 1.0
 REFRESH_PAUSE_S: Final = 0.2
 """Between refreshes: what cells say about moved tenants must not become load on the control
@@ -54,6 +56,8 @@ class TableFollower:
         """When the control plane last answered usefully, on the loop's clock."""
         self._working = False
         """The last poll worked."""
+        self._storing = asyncio.Lock()
+        """A poll and a refresh may both bring a table; the file is written by one at a time."""
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_s = float("-inf")
         self.polls: dict[str, int] = {"newer": 0, "unchanged": 0, "failed": 0}
@@ -89,8 +93,13 @@ class TableFollower:
             try:
                 # The first poll is not held: a control plane without news is to count as
                 # answering at once, not after the time a poll may be held.
-                await self._poll(self._settings.poll_wait_ms if self._working else 0)
+                wait_ms = self._settings.poll_wait_ms if self._working else 0
+                began_s = asyncio.get_running_loop().time()
+                is_news = await self._poll(wait_ms)
                 pause_s = PAUSE_S_MIN
+                if not is_news and wait_ms:
+                    # A control plane that is stopping, or has too many polls, does not hold them.
+                    await asyncio.sleep(began_s + POLL_S_MIN - asyncio.get_running_loop().time())
             except (httpx.HTTPError, msgspec.MsgspecError, PollFailed) as exc:
                 self._failed(exc)
                 await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
@@ -103,24 +112,35 @@ class TableFollower:
         self._working = False
         self.sweep()
 
-    async def _poll(self, wait_ms: int) -> None:
-        params = {"wait_ms": wait_ms}
-        if self._routes.version is not None:
-            params["after"] = self._routes.version
+    async def _poll(self, wait_ms: int) -> bool:
+        """Ask for a table newer than ours and adopt it; whether there was one.
+
+        Raises httpx.HTTPError, msgspec.MsgspecError, PollFailed.
+        """
+        after = self._routes.version
+        params = {"wait_ms": wait_ms} | ({} if after is None else {"after": after})
         answer = await self._client.get("/v1/routing-table", params=params)
+        is_news = False
         if answer.status_code == 200:
-            # A poll and a refresh can both bring the same table, or in the wrong order.
-            table = parse_table(answer.content)
-            if table.version != self._routes.version:
-                refusal = self._routes.adopt(table)
-                if refusal is not None:
-                    raise PollFailed(f"routing table refused: {refusal}")
-                self.polls["newer"] += 1
-                await self._store(answer.content)
-        elif answer.status_code == 304:
-            self.polls["unchanged"] += 1
-        else:
+            is_news = await self._adopt(answer.content, after)
+        elif answer.status_code != 304:
             raise PollFailed(f"the control plane answered {answer.status_code}")
+        self.polls["newer" if is_news else "unchanged"] += 1
+        self._confirm()
+        return is_news
+
+    async def _adopt(self, body: bytes, after: int | None) -> bool:
+        table, version = parse_table(body), self._routes.version
+        if after is not None and version is not None and after <= table.version <= version:
+            # A refresh overtook the poll that was held, or the other way round.
+            return False
+        refusal = self._routes.adopt(table)
+        if refusal is not None:
+            raise PollFailed(f"routing table refused: {refusal}")
+        await self._store(body)
+        return True
+
+    def _confirm(self) -> None:
         if not self._working:
             log.info("control plane answers", extra={"version": self._routes.version})
         self._working = True
@@ -129,7 +149,8 @@ class TableFollower:
 
     async def _store(self, body: bytes) -> None:
         try:
-            await asyncio.to_thread(self._file.store, body)
+            async with self._storing:
+                await asyncio.to_thread(self._file.store, body)
         except OSError as exc:
             # Served from memory all the same; only a restart while the control plane is away
             # would have to make do with the older copy.
