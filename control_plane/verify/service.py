@@ -5,13 +5,14 @@ when its caller has gone, and when the control plane stops.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from control_plane.catalog import Catalog
 from control_plane.errors import CellUnavailable, NotFound
 from control_plane.routing import CellName
-from control_plane.verify.errors import VerificationBusy
+from control_plane.verify.errors import VerificationBusy, VerificationStopped
 from control_plane.verify.report import VerificationReport
 from control_plane.verify.verification import Verification
 
@@ -20,6 +21,7 @@ CONCURRENT_MAX: Final = 2
 
 CALLER_ASKED_EVERY_S: Final = 1.0
 STOP_S_MAX: Final = 5.0
+STOP_AGAIN_S: Final = 0.1
 
 
 class Verifications:
@@ -59,13 +61,20 @@ async def _run(
     try:
         while not (await asyncio.wait({thread}, timeout=CALLER_ASKED_EVERY_S))[0]:
             if await is_caller_gone():
-                verification.stop()
-                break
-        return await thread
-    finally:
-        if not thread.done():
-            # Cancelled: a thread cannot be, so it is told, and given the time to hear it.
-            verification.stop()
-            await asyncio.wait({thread}, timeout=STOP_S_MAX)
-            if thread.done() and not thread.cancelled():
-                thread.exception()
+                await _stop(verification, thread)
+                raise VerificationStopped("the caller has gone")
+        return thread.result()
+    except asyncio.CancelledError:
+        await _stop(verification, thread)
+        raise
+
+
+async def _stop(verification: Verification, thread: "asyncio.Task[VerificationReport]") -> None:
+    """End a thread, which cannot be cancelled: it is told, and given the time to hear it."""
+    # Whatever it ends with, and whenever, nobody is there any more to hear of it.
+    thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    deadline = time.monotonic() + STOP_S_MAX
+    while not thread.done() and time.monotonic() < deadline:
+        # Again and again: a statement is cancelled only if it has begun.
+        await asyncio.to_thread(verification.stop)
+        await asyncio.wait({thread}, timeout=STOP_AGAIN_S)

@@ -121,7 +121,7 @@ async def test_too_many_at_once_are_refused(
 
 
 async def test_a_caller_that_left_ends_it(verifications: Verifications, cell_database: Any) -> None:
-    with locked(cell_database), pytest.raises(VerificationStopped, match="acme was stopped"):
+    with locked(cell_database), pytest.raises(VerificationStopped, match="caller has gone"):
         await verifications.verify("acme", leaves)
     await until_sessions(cell_database, 0)
 
