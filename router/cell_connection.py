@@ -18,7 +18,7 @@ import httptools
 from cell.wire import Verdict
 from router import framing
 from router.exchange import Exchange
-from router.framing import ANSWER_FIELDS, Noted, NotedField
+from router.framing import ANSWER_FIELDS, NotedField
 
 if TYPE_CHECKING:
     from router.cell_pool import CellPool
@@ -186,11 +186,11 @@ class CellConnection(asyncio.Protocol):
         field = self._field_of(name)
         if field is None:
             field = ANSWER_FIELDS.learn(name)
-        if field.__class__ is bytes:
+        if isinstance(field, bytes):
             self._pass(field)
             self._pass(value)
         else:
-            self._noted.append((cast(Noted, field), name, value))
+            self._noted.append((field, name, value))
 
     def on_headers_complete(self) -> None:
         if self._complete:

@@ -7,7 +7,7 @@ a cell. Knows nothing of answers: the client's connection decides when a request
 
 import logging
 from enum import Enum
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import httptools
 
@@ -22,7 +22,7 @@ from router.errors import (
     UriTooLong,
 )
 from router.exchange import Exchange
-from router.framing import REQUEST_FIELDS, Noted, NotedField
+from router.framing import REQUEST_FIELDS, NotedField
 
 if TYPE_CHECKING:
     from router.client_connection import ClientConnection
@@ -204,11 +204,11 @@ class RequestReader:
         field = self._field_of(name)
         if field is None:
             field = REQUEST_FIELDS.learn(name)
-        if field.__class__ is bytes:
+        if isinstance(field, bytes):
             self._pass(field)
             self._pass(value)
         else:
-            self._noted.append((cast(Noted, field), name, value))
+            self._noted.append((field, name, value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -224,7 +224,8 @@ class RequestReader:
         framing.read_request_head(exchange, parser.get_http_version(), self._noted, self._passed)
         if parser.should_upgrade():
             raise MalformedRequest("no other protocol is spoken here")
-        self._check_body_size(exchange.length)
+        if exchange.length > self._edge.settings.body_bytes_max:
+            raise self._body_too_large()
         exchange.close = exchange.http_10 or not parser.should_keep_alive()
         self._route(exchange)
         self.stage = BODY
@@ -242,9 +243,8 @@ class RequestReader:
             raise HeadersTooLarge(f"more than {framing.HEADERS_MAX} headers")
         framing.check_head_size(self._noted, self._passed)
 
-    def _check_body_size(self, size: int) -> None:
-        if size > self._edge.settings.body_bytes_max:
-            raise BodyTooLarge(f"the body exceeds {self._edge.settings.body_bytes_max} bytes")
+    def _body_too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body exceeds {self._edge.settings.body_bytes_max} bytes")
 
     def _route(self, exchange: Exchange) -> None:
         routes, authorization = self._edge.routes, exchange.authorization
@@ -268,7 +268,8 @@ class RequestReader:
         if exchange is None:
             return
         self.body_bytes += len(body)
-        self._check_body_size(self.body_bytes)
+        if self.body_bytes > self._edge.settings.body_bytes_max:
+            raise self._body_too_large()
         # The body of a refused request is read only to find its end.
         if exchange.refusal is None:
             self._edge.buffer(len(body))
