@@ -56,7 +56,7 @@ class CellPool:
         self._reachable = True
         """As of the last attempt; only to log each change once."""
         self.answers = [0] * 10
-        """Answers passed on, by the first digit of the status."""
+        """Complete answers, by the first digit of the status."""
         self.losses: Counter[Loss] = Counter()
         self.resends = 0
         """Requests sent or tried again, in total."""

@@ -34,7 +34,7 @@ class RouterMetrics(Collector):
 
     def _per_cell_counters(self) -> Iterator[Metric]:
         answers = CounterMetricFamily(
-            "cloister_router_answers", "Answers of cells passed on", labels=("cell", "status")
+            "cloister_router_answers", "Complete answers of cells", labels=("cell", "status")
         )
         losses = CounterMetricFamily(
             "cloister_router_losses",

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
-"""Of chunk sizes, extensions and trailers, beyond eight times the body: one-byte chunks pass, a
-flood of extensions does not."""
+"""Of chunk sizes, extensions and trailers: in a row, as all trailers come, and in total beyond
+eight times the body. One-byte chunks pass, a flood of extensions or trailers does not."""
 
 
 class Stage(Enum):
@@ -51,8 +51,10 @@ BETWEEN, HEAD, BODY, ENDED = Stage.BETWEEN, Stage.HEAD, Stage.BODY, Stage.ENDED
 class RequestReader:
     __slots__ = (
         "_authorization",
+        "_barren_bytes",
         "_bodiless",
         "_body",
+        "_body_bytes_before",
         "_client",
         "_edge",
         "_exchange",
@@ -93,6 +95,10 @@ class RequestReader:
         """Being read; from the end of its head to the end of its body."""
         self._body: list[bytes] = []
         self.body_bytes = 0
+        self._body_bytes_before = 0
+        """As of the piece before."""
+        self._barren_bytes = 0
+        """Read in a row without a byte of body among them."""
 
         self._authorization: bytes | None = None
         """Of the last request that was routed, and whose it was."""
@@ -285,7 +291,7 @@ class RequestReader:
             exchange.body = body[0] if len(body) == 1 else b"".join(body)
             body.clear()
         if exchange.framed:
-            self.body_bytes = 0
+            self.body_bytes = self._body_bytes_before = self._barren_bytes = 0
             # Trailers came by way of on_header; they end here.
             self._passed.clear()
             self._noted.clear()
@@ -302,12 +308,22 @@ class RequestReader:
     def _check_unfinished(self) -> None:
         """Bound what no callback has seen yet."""
         self._message_bytes += self._read_bytes
-        if self.stage is HEAD:
-            if len(self._target) > framing.URI_BYTES_MAX:
-                raise UriTooLong(f"the target exceeds {framing.URI_BYTES_MAX} bytes")
-            if self._message_bytes > framing.HEADER_BYTES_MAX + framing.URI_BYTES_MAX:
-                raise HeadersTooLarge("the header section exceeds the limit")
-        elif self._message_bytes > CHUNK_OVERHEAD_BYTES_MAX + 8 * self.body_bytes:
+        if self.stage is BODY:
+            self._check_unfinished_body()
+        elif len(self._target) > framing.URI_BYTES_MAX:
+            raise UriTooLong(f"the target exceeds {framing.URI_BYTES_MAX} bytes")
+        elif self._message_bytes > framing.HEADER_BYTES_MAX + framing.URI_BYTES_MAX:
+            raise HeadersTooLarge("the header section exceeds the limit")
+
+    def _check_unfinished_body(self) -> None:
+        if self.body_bytes > self._body_bytes_before:
+            self._body_bytes_before, self._barren_bytes = self.body_bytes, 0
+        else:
+            self._barren_bytes += self._read_bytes
+        if (
+            self._barren_bytes > CHUNK_OVERHEAD_BYTES_MAX
+            or self._message_bytes > CHUNK_OVERHEAD_BYTES_MAX + 8 * self.body_bytes
+        ):
             raise MalformedRequest("more chunk framing than body")
 
     def _why(self, error: httptools.HttpParserError, data: bytes, stage_before: Stage) -> Refusal:

@@ -337,6 +337,13 @@ def test_huge_chunk_is_refused_long_before_its_end(cell: EchoCell, client: Clien
     assert cell.seen == []
 
 
+def test_trailers_without_end_are_refused(cell: EchoCell, client: Client) -> None:
+    head = request("POST", headers="Transfer-Encoding: chunked\r\n")
+    client.send(head + chunked(b"x" * 90_000)[:-2] + b"X-Trailer: 1\r\n" * 40_000)
+    assert client.answer().status == 400
+    assert cell.seen == []
+
+
 def test_one_byte_chunks_pass(cell: EchoCell, client: Client) -> None:
     head = request("POST", headers="Transfer-Encoding: chunked\r\n")
     assert client.ask(head + chunked(*[b"x"] * 60_000)).json["body_bytes"] == 60_000
