@@ -123,14 +123,22 @@ class Filters:
         return " AND ".join(parts), parameters
 
     def select(
-        self, rows: LiteralString, page: Page, effective_at: LiteralString = ""
+        self,
+        page: Page,
+        *,
+        shown: LiteralString,
+        source: LiteralString,
+        joined: LiteralString = "",
+        effective_at: LiteralString = "",
     ) -> tuple[LiteralString, list[object]]:
         """The statement that reads one row more than the page holds, and its parameters.
 
-        `effective_at` is the column for listings that can be ordered by it.
+        `source` is what the filters are about; `shown` is made of the page's rows and `joined`,
+        and not, as one SELECT would do, of all that match. `effective_at` is the column for
+        listings that can be ordered by it.
         """
         beyond: LiteralString = " < " if page.order.is_descending else " > "
-        order: LiteralString = self.order(page, effective_at)
+        order: LiteralString = self._order(page, effective_at)
         identity: LiteralString = self._alias + ".id"
         conditions, parameters = list(self._conditions), list(self._parameters)
         if page.after is not None and page.order.by == "effective_at":
@@ -140,10 +148,13 @@ class Filters:
             conditions.append(identity + beyond + "%s::uuid")
             parameters.append(page.after.id)
         where: LiteralString = " AND ".join(conditions)
-        return f"{rows} WHERE {where} ORDER BY {order} LIMIT %s", [*parameters, page.per_page + 1]
+        statement: LiteralString = (
+            f"SELECT {shown} FROM (SELECT {self._alias}.* FROM {source} WHERE {where} "
+            f"ORDER BY {order} LIMIT %s) {self._alias} {joined} ORDER BY {order}"
+        )
+        return statement, [*parameters, page.per_page + 1]
 
-    def order(self, page: Page, effective_at: LiteralString = "") -> LiteralString:
-        """The ORDER BY clause of a page."""
+    def _order(self, page: Page, effective_at: LiteralString) -> LiteralString:
         direction: LiteralString = " DESC" if page.order.is_descending else ""
         by_id: LiteralString = self._alias + ".id" + direction
         if page.order.by == "effective_at":

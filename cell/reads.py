@@ -79,10 +79,12 @@ class Reader:
         """All rows of one statement, which sees one snapshot."""
 
         async def work(connection: Connection) -> list[tuple[Any, ...]]:
-            # The pipeline sends both statements at once; up to its end they are one transaction.
-            async with connection.pipeline():
-                await connection.execute(_SCOPE, (tenant_id,))
-                cursor = await connection.execute(statement, parameters)
+            # Both statements go in one message of the simple protocol, which is one transaction.
+            # psycopg puts the parameters in as escaped literals. A pipeline of the extended
+            # protocol does the same with nine system calls, and takes twice the time.
+            cursor = psycopg.AsyncClientCursor(connection)
+            await cursor.execute(f"{_SCOPE};\n{statement}", (tenant_id, *parameters))
+            cursor.nextset()
             return await cursor.fetchall()
 
         return await self._attempt(work)

@@ -114,8 +114,3 @@ def _cell(value: Any, is_quoted: bool, null: str) -> str:
 def _quote(text: str) -> str:
     """Text between double quotes, as CSV with `\\` as its escape and composites both read it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def select_list(alias: str, row_type: type[Row]) -> str:
-    """The table's columns in order, for a SELECT whose rows `row_from` reads."""
-    return ", ".join(f"{alias}.{column}" for column in TABLE_OF[row_type].columns)

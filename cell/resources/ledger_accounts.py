@@ -27,7 +27,7 @@ from cell.ledger.model import AccountBalances, Direction, LedgerAccount
 from cell.listing import Filters
 from cell.pagination import Position, answer_page, parse_page
 from cell.query import Query
-from cell.rows import row_from, select_list
+from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import (
     Description,
@@ -145,12 +145,12 @@ def answer_created(record: Record) -> bytes:
     return render(show((account, balances)))
 
 
-_COLUMNS: Final = len(LedgerAccount.__struct_fields__)
-_ACCOUNTS: Final = f"""
-SELECT {select_list("a", LedgerAccount)}, {select_list("b", AccountBalances)}
-FROM ledger_accounts a
-JOIN ledger_account_balances b ON b.tenant_id = a.tenant_id AND b.ledger_account_id = a.id
-"""
+_SHOWN: Final = f"{row_as_json('a', LedgerAccount)}, {row_as_json('b', AccountBalances)}"
+_WITH_BALANCES: Final = (
+    "JOIN ledger_account_balances b ON b.tenant_id = a.tenant_id AND b.ledger_account_id = a.id"
+)
+_SOURCE: Final = f"ledger_accounts a {_WITH_BALANCES}"
+_ACCOUNTS: Final = f"SELECT {_SHOWN} FROM {_SOURCE}"
 _LIVE: Final = """a.discarded_at_us IS NULL AND EXISTS (
     SELECT FROM ledgers l
     WHERE l.tenant_id = a.tenant_id AND l.id = a.ledger_id AND l.discarded_at_us IS NULL)
@@ -186,8 +186,8 @@ async def _find_by_external_id(call: Call, external_id: str) -> Account:
     return _account(rows[0])
 
 
-def _account(row: tuple[object, ...]) -> Account:
-    return row_from(LedgerAccount, row[:_COLUMNS]), row_from(AccountBalances, row[_COLUMNS:])
+def _account(row: tuple[str, ...]) -> Account:
+    return row_from_json(LedgerAccount, row[0]), row_from_json(AccountBalances, row[1])
 
 
 async def update(call: Call) -> Answer:
@@ -240,7 +240,9 @@ _AVAILABLE: Final = """(CASE a.normal_balance
 async def list_page(call: Call) -> Answer:
     query = call.query()
     page = parse_page(query, call.tenant_id, "ledger_accounts", ())
-    statement, parameters = _filters(query, call.tenant_id).select(_ACCOUNTS, page)
+    statement, parameters = _filters(query, call.tenant_id).select(
+        page, shown=_SHOWN, source=_SOURCE, joined=_WITH_BALANCES
+    )
     accounts = [_account(row) for row in await call.fetch(statement, parameters)]
     return answer_page(page, accounts, show, _position)
 

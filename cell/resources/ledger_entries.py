@@ -17,7 +17,7 @@ from cell.ledger.model import Direction, LedgerEntry, Status
 from cell.listing import Filters
 from cell.pagination import Position, answer_page, parse_page
 from cell.query import Query
-from cell.rows import row_from, select_list
+from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import Metadata, as_uuid
 
@@ -76,8 +76,8 @@ def show(entry: LedgerEntry, *, with_balances: bool) -> LedgerEntryView:
     )
 
 
-_ENTRIES: Final = f"SELECT {select_list('e', LedgerEntry)} FROM ledger_entries e"
-_RETRIEVE: Final = f"{_ENTRIES} WHERE e.tenant_id = %s AND e.id = %s"
+_SHOWN: Final = row_as_json("e", LedgerEntry)
+_RETRIEVE: Final = f"SELECT {_SHOWN} FROM ledger_entries e WHERE e.tenant_id = %s AND e.id = %s"
 
 
 async def retrieve(call: Call) -> Answer:
@@ -86,7 +86,8 @@ async def retrieve(call: Call) -> Answer:
     rows = await call.fetch(_RETRIEVE, (call.tenant_id, id))
     if not rows:
         raise NotFound(f"no ledger entry {id}")
-    return Answer(200, render(show(row_from(LedgerEntry, rows[0]), with_balances=with_balances)))
+    entry = row_from_json(LedgerEntry, rows[0][0])
+    return Answer(200, render(show(entry, with_balances=with_balances)))
 
 
 async def update(call: Call) -> Answer:
@@ -116,8 +117,12 @@ async def list_page(call: Call) -> Answer:
     page = parse_page(query, call.tenant_id, "ledger_entries", ORDERS)
     with_balances = query.flag("show_balances")
     filters = _filters(query, call.tenant_id)
-    statement, parameters = filters.select(_ENTRIES, page, "e.effective_at_us")
-    entries = [row_from(LedgerEntry, row) for row in await call.fetch(statement, parameters)]
+    statement, parameters = filters.select(
+        page, shown=_SHOWN, source="ledger_entries e", effective_at="e.effective_at_us"
+    )
+    entries = [
+        row_from_json(LedgerEntry, row) for (row,) in await call.fetch(statement, parameters)
+    ]
     return answer_page(
         page, entries, lambda entry: show(entry, with_balances=with_balances), _position
     )

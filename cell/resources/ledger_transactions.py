@@ -27,7 +27,7 @@ from cell.resources.ledger_transaction_bodies import (
     create_command,
     update_command,
 )
-from cell.rows import row_from, select_list
+from cell.row_json import row_as_json, row_from_json, rows_as_json, rows_from_json
 from cell.timestamps import render_date, render_timestamp, render_timestamp_or_null
 from cell.wellformed import as_uuid
 
@@ -97,17 +97,15 @@ def answer_created(record: Record) -> bytes:
     return render(show(transaction, entries, with_balances=True))  # type: ignore[arg-type]
 
 
-_COLUMNS: Final = len(LedgerTransaction.__struct_fields__)
-_ENTRY_ID: Final = _COLUMNS + LedgerEntry.__struct_fields__.index("id")
-_SHOWN: Final = f"{select_list('t', LedgerTransaction)}, {select_list('e', LedgerEntry)}"
-_WITH_ENTRIES: Final = """
-LEFT JOIN ledger_entries e ON e.tenant_id = t.tenant_id AND e.ledger_transaction_id = t.id
-    AND e.discarded_at_us IS NULL
+_SHOWN: Final = f"""{row_as_json("t", LedgerTransaction)}, (
+    SELECT {rows_as_json("e", LedgerEntry)} FROM ledger_entries e
+    WHERE e.tenant_id = t.tenant_id AND e.ledger_transaction_id = t.id
+        AND e.discarded_at_us IS NULL)
 """
-_TRANSACTIONS: Final = f"SELECT {_SHOWN} FROM ledger_transactions t {_WITH_ENTRIES}"
-_BY_ID: Final = f"{_TRANSACTIONS} WHERE t.tenant_id = %s AND t.id = %s ORDER BY e.id"
+_TRANSACTIONS: Final = f"SELECT {_SHOWN} FROM ledger_transactions t"
+_BY_ID: Final = f"{_TRANSACTIONS} WHERE t.tenant_id = %s AND t.id = %s"
 _BY_EXTERNAL_ID: Final = f"""{_TRANSACTIONS}
-WHERE t.tenant_id = %s AND t.external_id = %s AND t.status <> 'archived' ORDER BY t.id, e.id
+WHERE t.tenant_id = %s AND t.external_id = %s AND t.status <> 'archived' LIMIT 2
 """
 
 
@@ -122,9 +120,9 @@ async def _find(call: Call, name: str) -> Transaction:
     cached = call.cached_transaction(id) if id is not None else None
     if cached is not None:
         return cached
-    found = _gather(await call.fetch(_BY_ID, (call.tenant_id, id))) if id is not None else []
+    found = _read(await call.fetch(_BY_ID, (call.tenant_id, id))) if id is not None else []
     if not found:
-        found = _gather(await call.fetch(_BY_EXTERNAL_ID, (call.tenant_id, name)))
+        found = _read(await call.fetch(_BY_EXTERNAL_ID, (call.tenant_id, name)))
     if not found:
         raise NotFound(f"no ledger transaction {name}")
     if len(found) > 1:
@@ -134,15 +132,11 @@ async def _find(call: Call, name: str) -> Transaction:
     return found[0]
 
 
-def _gather(rows: Iterable[tuple[Any, ...]]) -> list[Transaction]:
-    """Rows of transaction and entry, those of a transaction together, to transactions."""
-    found: list[tuple[LedgerTransaction, list[LedgerEntry]]] = []
-    for row in rows:
-        if not found or found[-1][0].id != row[1]:
-            found.append((row_from(LedgerTransaction, row[:_COLUMNS]), []))
-        if row[_ENTRY_ID] is not None:
-            found[-1][1].append(row_from(LedgerEntry, row[_COLUMNS:]))
-    return list(found)
+def _read(rows: Iterable[tuple[Any, ...]]) -> list[Transaction]:
+    return [
+        (row_from_json(LedgerTransaction, transaction), rows_from_json(LedgerEntry, entries))
+        for transaction, entries in rows
+    ]
 
 
 async def update(call: Call) -> Answer:
@@ -160,24 +154,18 @@ async def update(call: Call) -> Answer:
 
 
 async def _answer_present(call: Call, id: str) -> Answer:
-    ((transaction, entries),) = _gather(await call.fetch(_BY_ID, (call.tenant_id, id)))
+    ((transaction, entries),) = _read(await call.fetch(_BY_ID, (call.tenant_id, id)))
     return Answer(200, render(show(transaction, entries, with_balances=False)))
-
-
-_PAGE: Final = "SELECT t.* FROM ledger_transactions t"
 
 
 async def list_page(call: Call) -> Answer:
     query = call.query()
     page = parse_page(query, call.tenant_id, "ledger_transactions", ledger_entries.ORDERS)
     filters = _filters(query, call.tenant_id)
-    inner, parameters = filters.select(_PAGE, page, "t.effective_at_us")
-    order = filters.order(page, "t.effective_at_us")
-    statement = (
-        f"WITH t AS MATERIALIZED ({inner}) "
-        f"SELECT {_SHOWN} FROM t {_WITH_ENTRIES} ORDER BY {order}, e.id"
+    statement, parameters = filters.select(
+        page, shown=_SHOWN, source="ledger_transactions t", effective_at="t.effective_at_us"
     )
-    found = _gather(await call.fetch(statement, parameters))
+    found = _read(await call.fetch(statement, parameters))
     return answer_page(page, found, lambda pair: show(*pair, with_balances=False), _position)
 
 

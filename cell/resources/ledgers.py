@@ -17,7 +17,7 @@ from cell.ledger.commands import Command, CreateLedger, DeleteLedger, UpdateLedg
 from cell.ledger.model import Ledger
 from cell.listing import Filters
 from cell.pagination import Position, answer_page, parse_page
-from cell.rows import row_from, select_list
+from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import Description, Metadata, Name, as_uuid, without_empty_values
 
@@ -80,8 +80,11 @@ def _main_row(record: Record) -> Ledger:
     return row
 
 
-_LEDGERS: Final = f"SELECT {select_list('l', Ledger)} FROM ledgers l"
-_RETRIEVE: Final = f"{_LEDGERS} WHERE l.tenant_id = %s AND l.id = %s AND l.discarded_at_us IS NULL"
+_SHOWN: Final = row_as_json("l", Ledger)
+_RETRIEVE: Final = f"""
+SELECT {_SHOWN} FROM ledgers l
+WHERE l.tenant_id = %s AND l.id = %s AND l.discarded_at_us IS NULL
+"""
 
 
 async def retrieve(call: Call) -> Answer:
@@ -89,7 +92,7 @@ async def retrieve(call: Call) -> Answer:
     rows = await call.fetch(_RETRIEVE, (call.tenant_id, id))
     if not rows:
         raise NotFound(f"no ledger {id}")
-    return Answer(200, render(show(row_from(Ledger, rows[0]))))
+    return Answer(200, render(show(row_from_json(Ledger, rows[0][0]))))
 
 
 async def update(call: Call) -> Answer:
@@ -122,8 +125,8 @@ async def list_page(call: Call) -> Answer:
     filters.metadata("l.metadata")
     filters.times("created_at", "l.created_at_us")
     filters.times("updated_at", "l.updated_at_us")
-    statement, parameters = filters.select(_LEDGERS, page)
-    ledgers = [row_from(Ledger, row) for row in await call.fetch(statement, parameters)]
+    statement, parameters = filters.select(page, shown=_SHOWN, source="ledgers l")
+    ledgers = [row_from_json(Ledger, row) for (row,) in await call.fetch(statement, parameters)]
     return answer_page(page, ledgers, show, _position)
 
 

@@ -23,8 +23,14 @@ def filters(*pairs: tuple[str, str]) -> Filters:
 
 def statement(of: Filters, page: Page | None = None) -> tuple[str, list[object]]:
     page = page or Page(tenant_id=TENANT, listing="things", per_page=25)
-    text, parameters = of.select("SELECT * FROM things t", page, "t.effective_at_us")
-    return text.removeprefix("SELECT * FROM things t WHERE t.tenant_id = %s"), parameters[1:]
+    text, parameters = of.select(
+        page, shown="t.x", source="things t", effective_at="t.effective_at_us"
+    )
+    before = "SELECT t.x FROM (SELECT t.* FROM things t WHERE t.tenant_id = %s"
+    inner, _, outer = text.removeprefix(before).partition(") t  ORDER BY ")
+    assert outer
+    assert f" ORDER BY {outer} LIMIT %s" in inner
+    return inner, parameters[1:]
 
 
 def test_without_filters() -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from cell_writing import CREDIT, DEBIT, Writing, execute, own_tenant, transfer
+from cell_writing import Writing, execute, own_tenant, transfer
 
 import cell.reads
 from cell.errors import Unavailable
-from cell.ledger.model import AccountBalances, LedgerAccount, LedgerEntry, TenantId
+from cell.ledger.model import TenantId
 from cell.reads import POOL_WAIT_S_MAX, STATEMENT_MS_MAX, Reader
-from cell.rows import row_from, select_list
 
 LEDGERS = "SELECT id FROM ledgers"
 POOL_MAX = 4
@@ -54,24 +53,6 @@ async def test_nothing_of_a_read_stays_on_its_connection(
         assert await (await connection.execute(LEDGERS)).fetchall() == []
         prepared = await connection.execute("SELECT * FROM pg_prepared_statements")
         assert await prepared.fetchall() == []
-
-
-async def test_rows_become_the_model(writer: Writing, reader: Reader, tenant_id: TenantId) -> None:
-    a, b = await writer.accounts(tenant_id, 2)
-    written = await writer.apply(tenant_id, transfer(a, b, 10**36 - 1))
-    for row_type, table in (
-        (LedgerEntry, "ledger_entries"),
-        (AccountBalances, "ledger_account_balances"),
-        (LedgerAccount, "ledger_accounts"),
-    ):
-        statement: Any = f"SELECT {select_list('t', row_type)} FROM {table} t ORDER BY 2"
-        found = [row_from(row_type, row) for row in await reader.fetch(tenant_id, statement, ())]
-        assert len(found) == 2
-        for row in (*written.inserted, *written.updated):
-            assert type(row) is not row_type or row in found
-    entry = found_entry = written.inserted[1]
-    assert isinstance(entry, LedgerEntry)
-    assert found_entry.direction in (DEBIT, CREDIT)
 
 
 async def test_records_of_the_journal(
