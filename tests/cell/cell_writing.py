@@ -16,6 +16,8 @@ from cell.sequencer import Sequencer, SequencerLimits
 from cell.store import Store
 
 DEADLINE_S = 30.0
+LOCK_TIMEOUT = "-c lock_timeout=10s"
+"""A test that waits for itself, with the event loop in its own hands, must not do so for ever."""
 API_KEY = str(uuid.UUID(int=7))
 DEBIT, CREDIT = Direction.DEBIT, Direction.CREDIT
 
@@ -130,10 +132,10 @@ def transfer(
 
 def rows(dsn: str, query: Any, *parameters: Any) -> list[tuple[Any, ...]]:
     """What SQL sees."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True, options=LOCK_TIMEOUT) as connection:
         return connection.execute(query, parameters).fetchall()
 
 
 def execute(dsn: str, statement: Any, *parameters: Any) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True, options=LOCK_TIMEOUT) as connection:
         connection.execute(statement, parameters)
