@@ -119,6 +119,25 @@ class Batch:
         """Settle a submission without deciding it."""
         self.outcomes.append((submission, outcome))
 
+    def refused_with_key(self) -> list[Submission]:
+        """Those that a rule refused although they carry an idempotency key."""
+        return [
+            submission
+            for submission, outcome in self.outcomes
+            if submission.digest is not None
+            and isinstance(outcome, ApiError)
+            and not isinstance(outcome, NotApplied)
+        ]
+
+    def replace_outcomes(self, replayed: dict[tuple[TenantId, str], Replayed]) -> None:
+        """Settle the refused submissions of these idempotency keys otherwise."""
+        self.outcomes = [
+            (submission, replayed.get((submission.tenant_id, submission.digest or ""), outcome))
+            if isinstance(outcome, ApiError)
+            else (submission, outcome)
+            for submission, outcome in self.outcomes
+        ]
+
     def use_anew(self, tenant_id: TenantId, digest: str) -> None:
         """The idempotency key is past its time: its old use gives way to this batch's."""
         self.sealed.expired_keys.append((tenant_id, digest))

@@ -331,16 +331,37 @@ class Sequencer:
             )
             batch = Batch(await prefetch.fill(needs), heads, self._ids.draw)
             used = await self._find_keys(submissions) if looks_up_keys else {}
+            for count, submission in enumerate(submissions, 1):
+                self._decide_one(batch, submission, used)
+                if count % DECIDED_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            if not looks_up_keys:
+                await self._recall_applied(batch)
         except psycopg.OperationalError as error:
             raise OutcomeLost(str(error)) from error
         except psycopg.Error as error:
             raise BatchRefused(str(error)) from error
-        for count, submission in enumerate(submissions, 1):
-            self._decide_one(batch, submission, used)
-            if count % DECIDED_PER_TURN == 0:
-                await asyncio.sleep(0)
         batch.seal()
         return batch
+
+    async def _recall_applied(self, batch: Batch) -> None:
+        """Give those refused only because they were applied before their first answer again.
+
+        A key used before shows when it is inserted; a refused command inserts none, so its key is
+        looked up here.
+        """
+        refused = batch.refused_with_key()
+        if not refused:
+            return
+        now_us = self._now_us()
+        uses = await self._find_keys(refused)
+        batch.replace_outcomes(
+            {
+                (use.tenant_id, use.digest): Replayed(seq=use.seq)
+                for use in uses.values()
+                if now_us - use.at_us < KEY_LIFETIME_US
+            }
+        )
 
     def _decide_one(
         self, batch: Batch, submission: Submission, used: dict[tuple[TenantId, str], KeyUse]

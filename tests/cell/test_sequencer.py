@@ -8,6 +8,7 @@ import asyncio
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from cell_writing import (
@@ -205,6 +206,21 @@ async def test_keys_after_a_restart(cell_database: Any, tenant_id: TenantId) -> 
             else:
                 assert isinstance(outcome, Applied)
     assert balances(dsn, accounts[0])[2] == 60
+
+
+async def test_a_repeat_that_the_rules_now_refuse_is_replayed(
+    cell_database: Any, tenant_id: TenantId
+) -> None:
+    """The first one took the external id; its repeat must not be told that it is taken."""
+    dsn = cell_database.writer_dsn
+    async with write(dsn) as writer:
+        accounts = await writer.accounts(tenant_id, 2)
+        command = msgspec.structs.replace(transfer(*accounts), external_id="only one")
+        first = await writer.apply(tenant_id, command, key="first")
+    async with write(dsn) as writer:
+        assert await writer.outcome(tenant_id, command, key="first") == Replayed(seq=first.seq)
+        with pytest.raises(Unprocessable):
+            await writer.apply(tenant_id, command, key="second")
 
 
 async def test_a_failure_is_not_stored(writer: Writing, tenant_id: TenantId) -> None:
