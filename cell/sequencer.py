@@ -337,11 +337,12 @@ class Sequencer:
                     await asyncio.sleep(0)
             if not looks_up_keys:
                 await self._recall_applied(batch)
+            batch.seal()
         except psycopg.OperationalError as error:
             raise OutcomeLost(str(error)) from error
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeError) as error:
+            # UnicodeError: half a surrogate pair, which neither journal nor Postgres can hold.
             raise BatchRefused(str(error)) from error
-        batch.seal()
         return batch
 
     async def _recall_applied(self, batch: Batch) -> None:

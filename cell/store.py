@@ -38,6 +38,10 @@ EPOCH_STEP_MAX: Final = 1 << 31
 
 GUARD_WRITER: Final = "CL001"
 GUARD_HEADS: Final = "CL002"
+PROGRAM_LIMIT_CLASS: Final = "54"
+"""A value beyond what an index or a field can hold: the row's fault, though psycopg differs."""
+
+_REFUSALS: Final = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
 
 
 class HeadsChanged(CellError):
@@ -332,7 +336,7 @@ class Store:
             return HeadsChanged(str(error))
         if error.diag.constraint_name == "idempotency_keys_pkey":
             return KeysTaken(str(error))
-        if isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.ProgrammingError):
+        if isinstance(error, _REFUSALS) or (error.sqlstate or "").startswith(PROGRAM_LIMIT_CLASS):
             return BatchRefused(str(error))
         return BatchFailed(str(error))
 
