@@ -32,6 +32,7 @@ class Exchange:
         "hops",
         "http_10",
         "is_head",
+        "key",
         "length",
         "method",
         "refusal",
@@ -59,13 +60,16 @@ class Exchange:
         self.close = False
         """The client's connection ends after this answer."""
         self.authorization: bytes | None = None
+        self.key: bytes | None = None
+        """The idempotency key, if one was sent, if only an empty one."""
         self.framed = False
         """The request declared a body, if only an empty one."""
         self.length = 0
         """Declared content length; 0 for a chunked body."""
         self.expects_continue = False
         self.fields = b""
-        """Header lines to forward, each with its leading CRLF."""
+        """Header lines to forward, each with its leading CRLF; the idempotency key's is not
+        among them."""
         self.body = b""
         self.refusal: Refusal | None = None
         """Decided by the head alone; answered once the body is read and thrown away."""

@@ -155,7 +155,7 @@ def read_request_head(
             exchange.authorization = value
             passed += (_AUTHORIZATION_LINE, value)
         elif field is IDEMPOTENCY_KEY:
-            _read_idempotency_key(exchange, value, passed)
+            _read_idempotency_key(exchange, value)
         elif field is CONTENT_LENGTH:
             exchange.framed = True
             exchange.length = int(value)
@@ -178,10 +178,10 @@ _AUTHORIZATION_LINE: Final = b"\r\nauthorization: "
 _IDEMPOTENCY_KEY_LINE: Final = b"\r\nidempotency-key: "
 
 
-def _read_idempotency_key(exchange: Exchange, value: bytes, passed: list[bytes]) -> None:
-    if _IDEMPOTENCY_KEY_LINE in passed:
+def _read_idempotency_key(exchange: Exchange, value: bytes) -> None:
+    if exchange.key is not None:
         raise MalformedRequest("more than one Idempotency-Key header")
-    passed += (_IDEMPOTENCY_KEY_LINE, value)
+    exchange.key = value
     if value:
         exchange.repeatable = True
 
@@ -233,13 +233,12 @@ def check_target(target: bytes) -> None:
 
 
 PLAIN_REQUEST_LINE: Final = re.compile(
-    rb"(GET|HEAD) "
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE) "
     rb"((?:/(?!\.)[A-Za-z0-9._~!$&'()*+,;=:@-]*)+"
     rb"(?:\?(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*)?)"
     rb" HTTP/1\.1"
 )
-"""A request line that the parser and `check_target` are sure to accept, and of a request that has
-no body unless its headers say so."""
+"""A request line that the parser and `check_target` are sure to accept."""
 
 _HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
 
@@ -282,22 +281,15 @@ def without(passed: list[bytes], listed: frozenset[bytes]) -> list[bytes]:
 
 def request_head(exchange: Exchange) -> bytes:
     """The head as it goes to the cell, up to and including the empty line."""
-    route = exchange.route
-    if exchange.framed:
-        return b"%b %b HTTP/1.1%b%b%b\r\ncontent-length: %d\r\n\r\n" % (
-            exchange.method,
-            exchange.target,
-            exchange.fields,
-            route.fields,
-            exchange.request_id,
-            len(exchange.body),
-        )
-    return b"%b %b HTTP/1.1%b%b%b\r\n\r\n" % (
+    key = exchange.key
+    return b"%b %b HTTP/1.1%b%b%b%b%b" % (
         exchange.method,
         exchange.target,
         exchange.fields,
-        route.fields,
+        b"" if key is None else _IDEMPOTENCY_KEY_LINE + key,
+        exchange.route.fields,
         exchange.request_id,
+        b"\r\ncontent-length: %d\r\n\r\n" % len(exchange.body) if exchange.framed else b"\r\n\r\n",
     )
 
 

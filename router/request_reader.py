@@ -23,6 +23,7 @@ from router.errors import (
 )
 from router.exchange import Exchange
 from router.framing import REQUEST_FIELDS, NotedField
+from router.repeated_head import RepeatedHead, read_repeated, repeatable_head
 
 if TYPE_CHECKING:
     from router.client_connection import ClientConnection
@@ -33,6 +34,12 @@ log = logging.getLogger(__name__)
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Of chunk sizes, extensions and trailers: in a row, as all trailers come, and in total beyond
 eight times the body. One-byte chunks pass, a flood of extensions or trailers does not."""
+
+
+REPEATED_BYTES_MAX: Final = framing.URI_BYTES_MAX
+"""A larger piece is left to the parser, which checks every bound; a small one keeps them all."""
+VAIN_MEMORIES_MAX: Final = 8
+"""A client whose heads never come again is not worth remembering them."""
 
 
 class Stage(Enum):
@@ -52,23 +59,23 @@ class RequestReader:
     __slots__ = (
         "_authorization",
         "_barren_bytes",
-        "_bodiless",
         "_body",
         "_body_bytes_before",
         "_client",
         "_edge",
         "_exchange",
         "_field_of",
+        "_last",
         "_message_bytes",
         "_noted",
         "_parser",
         "_pass",
         "_passed",
         "_read_bytes",
-        "_section",
-        "_section_fields",
+        "_repeated",
         "_target",
         "_tenant",
+        "_vain_memories",
         "body_bytes",
         "since_s",
         "stage",
@@ -103,19 +110,20 @@ class RequestReader:
         self._authorization: bytes | None = None
         """Of the last request that was routed, and whose it was."""
         self._tenant = OrganizationId("")
-        self._bodiless: Exchange | None = None
-        """The request just read, if it declared no body."""
-        self._section: bytes | None = None
-        """Header section of the last such request, from the end of its first line on."""
-        self._section_fields = b""
+        self._last: Exchange | None = None
+        """The request just read, until the piece that ended it is through."""
+        self._repeated: dict[bytes, RepeatedHead] = {}
+        """Heads of this tenant's requests, by the two letters that tell the methods apart."""
+        self._vain_memories = 0
+        """Heads remembered since one was last met again."""
 
     def feed(self, data: bytes) -> None:
         """Read on, and hand on each request that is complete.
 
         Raises a Refusal for what cannot be read; the caller then ends the reading.
         """
-        section = self._section
-        if section is not None and data.endswith(section) and self._read_like_last(data):
+        head = self._repeated.get(data[:2])
+        if head is not None and self._read_repeated(head, data):
             return
         stage_before = self.stage
         if stage_before is ENDED:
@@ -128,9 +136,10 @@ class RequestReader:
                 raise self._why(exc, data, stage_before) from exc
         if self.stage is BETWEEN:
             self._message_bytes = 0
-            if self._bodiless is not None:
-                self._remember_section(self._bodiless, data, stage_before)
+            if self._last is not None:
+                self._remember(self._last, data, stage_before)
         elif self.stage is not ENDED:
+            self._last = None
             self._check_unfinished()
 
     def end(self) -> None:
@@ -153,44 +162,44 @@ class RequestReader:
         self.on_message_complete()
         self.end()
 
-    # -- repeated header sections
+    # -- repeated heads
 
-    def _remember_section(self, exchange: Exchange, data: bytes, stage_before: Stage) -> None:
-        """Keep the section if this piece was one request, from its first byte to its last, and
-        nothing but a plain request line and the section."""
-        self._bodiless = None
+    def _remember(self, exchange: Exchange, data: bytes, stage_before: Stage) -> None:
+        """Keep the head, if this piece was one request from its first byte to its last."""
+        self._last = None
         if (
             stage_before is not BETWEEN
             or exchange.refusal is not None
             or exchange.close
             or exchange.expects_continue
-            or data.find(b"\r\n\r\n") != len(data) - 4
+            or self._vain_memories >= VAIN_MEMORIES_MAX
         ):
             return
-        line = framing.PLAIN_REQUEST_LINE.match(data)
-        if line is not None and data.startswith(b"\r\n", line.end()):
-            self._section = data[line.end() :]
-            self._section_fields = exchange.fields
+        self._vain_memories += 1
+        head = repeatable_head(data, exchange.fields)
+        if head is not None and head.has_length is exchange.framed:
+            self._repeated[data[:2]] = head
 
-    def _read_like_last(self, data: bytes) -> bool:
-        """Read a request that ends with the very bytes of the last one's header section.
-
-        Clients repeat themselves: most reads differ from the one before in nothing but the path.
-        The parser has accepted this section on this connection and found neither a body nor an
-        ending in it; the line before it matches a pattern narrower than the parser's own. So the
-        parser, which stands between two messages, has nothing to add.
-        """
+    def _read_repeated(self, head: RepeatedHead, data: bytes) -> bool:
+        """Hand on the request that this piece is, if its head is the one remembered."""
         if self.stage is not BETWEEN or not self._client.is_free():
             return False
-        assert self._section is not None, "no section to compare with"
-        line = framing.PLAIN_REQUEST_LINE.fullmatch(data, 0, len(data) - len(self._section))
         route = self._edge.routes.route_of(self._tenant)
-        if line is None or route is None or line.end() > framing.URI_BYTES_MAX:
+        request = read_repeated(head, data)
+        if request is None or route is None or len(data) > REPEATED_BYTES_MAX:
             return False
-        method, target = line.groups()
+        method, target, key, body = request
         exchange = Exchange(self._client, self._edge.next_request_id(), method, target)
-        exchange.fields = self._section_fields
+        exchange.fields = head.fields
         exchange.route = route
+        if key is not None:
+            exchange.key = key
+            exchange.repeatable = True
+        if head.has_length:
+            exchange.framed = True
+            self._edge.buffer(len(body))
+            exchange.body = body
+        self._vain_memories = 0
         self.since_s = 0.0
         self._client.received(exchange)
         return True
@@ -267,7 +276,7 @@ class RequestReader:
             self._authorization = authorization
             self._tenant = exchange.route.tenant
             # What was remembered is another tenant's, or of another key.
-            self._section = None
+            self._repeated.clear()
 
     def on_body(self, body: bytes) -> None:
         exchange = self._exchange
@@ -295,8 +304,7 @@ class RequestReader:
             # Trailers came by way of on_header; they end here.
             self._passed.clear()
             self._noted.clear()
-        else:
-            self._bodiless = exchange
+        self._last = exchange
         self.stage = BETWEEN
         self.since_s = 0.0
         # What is left of this piece belongs to the next message.
