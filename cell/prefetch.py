@@ -4,7 +4,7 @@ Rows are taken from the batch still being written, else from the cache, else fro
 order matters: the database shows the batch in flight as not yet there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import Any, Final, LiteralString, TypeVar
@@ -24,7 +24,7 @@ from cell.ledger.model import (
     TenantId,
 )
 from cell.rows import row_from
-from cell.state import ExternalKey, LedgerCache, WorkingSet
+from cell.state import ExternalKey, LedgerCache, WorkingSet, held_external_id
 from cell.tables import ROW_TABLES
 
 Ids = set[tuple[TenantId, str]]
@@ -157,12 +157,14 @@ class Prefetch:
             _ACCOUNT_HOLDERS,
             needs.account_external_ids,
             self._before.account_holders,
+            self._before.accounts,
             self._set.account_holders,
         )
         await self._holders(
             _TRANSACTION_HOLDERS,
             needs.transaction_external_ids,
             self._before.transaction_holders,
+            self._before.transactions,
             self._set.transaction_holders,
         )
         return self._set
@@ -244,6 +246,7 @@ class Prefetch:
         statement: LiteralString,
         wanted: Iterable[ExternalKey],
         before: dict[ExternalKey, dict[str, str]],
+        rows_before: Mapping[str, LedgerTransaction | LedgerAccount | None],
         holders: dict[ExternalKey, dict[str, str]],
     ) -> None:
         missing: list[ExternalKey] = []
@@ -256,7 +259,10 @@ class Prefetch:
         parameters = ([key[0] for key in missing], [key[1] for key in missing])
         cursor = await self._connection.execute(statement, parameters, prepare=True)
         for tenant_id, external_id, ledger_id, id in await cursor.fetchall():
-            holders[(tenant_id, external_id)][ledger_id] = id
+            # The batch in flight may have set it free, which takes no naming of it.
+            row = rows_before.get(id)
+            if row is None or held_external_id(row) == external_id:
+                holders[(tenant_id, external_id)][ledger_id] = id
 
     async def _select(self, statement: LiteralString, ids: Ids) -> Sequence[tuple[Any, ...]]:
         if not ids:

@@ -107,16 +107,18 @@ class WorkingSet:
         elif isinstance(row, LedgerAccount):
             self._release(self.account_holders, self.accounts.get(row.id))
             self.accounts[row.id] = row
-            if row.external_id is not None and row.discarded_at_us is None:
-                self._hold(self.account_holders, row, row.external_id)
+            external_id = held_external_id(row)
+            if external_id is not None:
+                self._hold(self.account_holders, row, external_id)
         elif isinstance(row, Ledger):
             self.ledgers[row.id] = row
         else:
             self.api_keys[row.id] = row
 
     def _hold_transaction(self, row: LedgerTransaction) -> None:
-        if row.external_id is not None and row.status is not Status.ARCHIVED:
-            self._hold(self.transaction_holders, row, row.external_id)
+        external_id = held_external_id(row)
+        if external_id is not None:
+            self._hold(self.transaction_holders, row, external_id)
 
     @staticmethod
     def _hold(
@@ -149,6 +151,13 @@ class WorkingSet:
             live = [e for e in present if e is not None and e.discarded_at_us is None]
             live += [e for e in inserted if e.ledger_transaction_id == transaction_id]
             self.live_entries[transaction_id] = tuple(live)
+
+
+def held_external_id(row: LedgerTransaction | LedgerAccount) -> str | None:
+    """The external id that nobody else of the ledger may take: none once archived or discarded."""
+    if isinstance(row, LedgerTransaction):
+        return None if row.status is Status.ARCHIVED else row.external_id
+    return None if row.discarded_at_us is not None else row.external_id
 
 
 class TenantView:
