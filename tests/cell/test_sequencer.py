@@ -25,6 +25,7 @@ from cell_writing import (
     until,
     write,
 )
+from msgspec.structs import replace
 from postgres_proxy import Held, door_to
 
 from cell.batch import Applied, Replayed
@@ -221,6 +222,39 @@ async def test_a_repeat_that_the_rules_now_refuse_is_replayed(
         assert await writer.outcome(tenant_id, command, key="first") == Replayed(seq=first.seq)
         with pytest.raises(Unprocessable):
             await writer.apply(tenant_id, command, key="second")
+
+
+@pytest.mark.parametrize("others", [0, 20])
+async def test_a_repeat_that_the_rules_would_refuse_by_now(
+    cell_database: Any, tenant_id: TenantId, others: int
+) -> None:
+    """Its own first attempt is what is in its way: the external id, the version, the money."""
+    dsn = cell_database.writer_dsn
+    async with write(dsn) as writer:
+        cash, alice = await writer.accounts(tenant_id, 2)
+        debit, credit = transfer(cash, alice).entries
+        attempts = {
+            "external id": transfer(cash, alice, external_id="x"),
+            "version": commands.CreateLedgerTransaction(
+                entries=(replace(debit, lock_version=1), credit)
+            ),
+            "balance": commands.CreateLedgerTransaction(
+                entries=(replace(debit, pending_lock=commands.BalanceLock(lte=3)), credit)
+            ),
+        }
+        first = {
+            name: await writer.apply(tenant_id, command, key=name)
+            for name, command in attempts.items()
+        }
+        await writer.apply(tenant_id, commands.DeleteLedgerAccount(id=alice))
+    async with write(dsn) as writer:
+        pair = await writer.accounts(tenant_id, 2)
+        outcomes = await all_of(
+            *(writer.outcome(tenant_id, command, key=name) for name, command in attempts.items()),
+            *(writer.outcome(tenant_id, transfer(*pair), key=str(n)) for n in range(others)),
+        )
+        assert outcomes[:3] == [Replayed(seq=record.seq) for record in first.values()]
+        assert all(isinstance(outcome, Applied) for outcome in outcomes[3:])
 
 
 async def test_a_failure_is_not_stored(writer: Writing, tenant_id: TenantId) -> None:
