@@ -51,6 +51,10 @@ class GenerationCache(Generic[Key, Value]):
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}
 
+    def drop(self, key: Key) -> None:
+        self._young.pop(key, None)
+        self._old.pop(key, None)
+
     def clear(self) -> None:
         self._young, self._old = {}, {}
 
@@ -245,21 +249,29 @@ class LedgerCache:
     def absorb_created(self, transaction: LedgerTransaction, rows: Sequence[Row]) -> None:
         """Take over a transaction that a batch has created: itself, then its entries."""
         entries = tuple(row for row in rows[1:] if isinstance(row, LedgerEntry))
-        if len(entries) <= CACHED_ENTRIES_MAX:
-            self._transactions.put(transaction.id, (transaction, entries))
+        self._keep_transaction(transaction, entries)
 
     def absorb(self, working_set: WorkingSet) -> None:
         """Take over what a batch has committed, and what it had read."""
         for transaction_id, entries in working_set.live_entries.items():
             transaction = working_set.transactions[transaction_id]
             if transaction is not None:
-                self._transactions.put(transaction_id, (transaction, entries))
+                self._keep_transaction(transaction, entries)
         for account_id, account in working_set.accounts.items():
             if account is not None:
                 self._accounts.put(account_id, (account, working_set.balances[account_id]))
         for ledger_id, ledger in working_set.ledgers.items():
             if ledger is not None:
                 self._ledgers.put(ledger_id, ledger)
+
+    def _keep_transaction(
+        self, transaction: LedgerTransaction, entries: tuple[LedgerEntry, ...]
+    ) -> None:
+        if len(entries) <= CACHED_ENTRIES_MAX:
+            self._transactions.put(transaction.id, (transaction, entries))
+        else:
+            # What was kept of it before, with fewer entries, is not so any more.
+            self._transactions.drop(transaction.id)
 
     def clear(self) -> None:
         self._accounts.clear()
