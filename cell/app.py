@@ -19,7 +19,7 @@ import uvicorn
 from cell import schema
 from cell.api import TenantApi
 from cell.calls import CellParts
-from cell.errors import SchemaMismatch, SettingsInvalid
+from cell.errors import SchemaMismatch, SettingsInvalid, WriterFenced
 from cell.metrics import CellMetrics, RequestMetrics
 from cell.operator_api import OperatorApi
 from cell.provision import Provision
@@ -170,14 +170,26 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
         await asyncio.wait((serving, sequencing, stopping), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         cell.stop()
-        # Requests in flight first: the sequencer must still be there to settle them.
+        # Requests in flight first: the sequencer must still be there to settle them. It cannot
+        # while Postgres is away; then they are told at once.
+        if not cell.sequencer.status.connected:
+            cell.sequencer.stop()
         server.should_exit = True
         await serving
     finally:
         stopping.cancel()
         cell.sequencer.stop()
         async with asyncio.timeout(STOP_S_MAX):
-            await sequencing
+            await _end(sequencing, stop)
+
+
+async def _end(sequencing: "asyncio.Task[None]", stop: asyncio.Event) -> None:
+    try:
+        await sequencing
+    except WriterFenced:
+        # After the signal nobody needs to know whether it is fenced or cannot tell.
+        if not stop.is_set():
+            raise
 
 
 async def _finishes_before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -19,6 +19,7 @@ import httpx
 import psycopg
 import pytest
 from cell_process import DEADLINE_S, Access, CellProcess, cell_process, running_cell
+from psycopg.conninfo import make_conninfo
 
 from cell.wire import MOVED_TO_HEADER, NOT_APPLIED_HEADER
 
@@ -231,6 +232,31 @@ def test_stops_while_it_waits(unmigrated: Any, tmp_path: Path) -> None:
     cell.start()
     until(lambda: "not ready" in cell.log_file.read_text(), "waits")
     assert cell.stop() == 0
+
+
+def test_stops_while_postgres_is_away(cell: CellProcess, cell_database: Any) -> None:
+    """Method: the database takes no connections any more, and a request waits for it."""
+    elsewhere = make_conninfo(cell_database.superuser_dsn, dbname="postgres")
+    with (
+        cell.new_tenant().http() as http,
+        cell.operator() as operator,
+        ThreadPoolExecutor(1) as thread,
+        psycopg.connect(elsewhere, autocommit=True) as connection,
+    ):
+        assert http.get("/api/ping").status_code == 200
+        set_open: Any = f'ALTER DATABASE "{cell_database.name}" ALLOW_CONNECTIONS %s'
+        connection.execute(set_open % "false")
+        try:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                (cell_database.name,),
+            )
+            answer = thread.submit(http.post, "/api/ledgers", json={"name": "L"})
+            until(lambda: operator.get("/healthz").status_code == 503, "it noticed")
+            assert cell.stop() == 0
+            assert answer.result().status_code in (429, 503)
+        finally:
+            connection.execute(set_open % "true")
 
 
 def test_newer_schema(cell_database: Any, tmp_path: Path) -> None:

@@ -245,6 +245,32 @@ def test_a_thousand_entries_are_accepted(books: Books) -> None:
     assert books.balances(books.alice) == (500, 500, 500)
 
 
+# A08
+
+
+def test_currencies_balance_each_by_itself(books: Books) -> None:
+    def account(name: str, normal: Any, **currency: Any) -> str:
+        return books.client.ledger_accounts.create(
+            name=name, ledger_id=books.ledger, normal_balance=normal, **currency
+        ).id
+
+    euros_in, euros_out = (account("E", side, currency="EUR") for side in ("debit", "credit"))
+    books.write(
+        debit(books.cash, 100),
+        credit(books.alice, 100),
+        debit(euros_in, 90),
+        credit(euros_out, 90),
+    )
+    assert books.balances(euros_out) == (90, 90, 90)
+    with pytest.raises(UnprocessableEntityError):
+        books.write(debit(books.cash, 100), credit(euros_out, 100))
+    eth = books.account(account("W", "credit", currency="ETH", currency_exponent=18))
+    assert eth.balances.posted_balance.currency_exponent == 18
+    for refused in ({"currency": "ETH", "currency_exponent": 31}, {"currency": "PTS"}):
+        with pytest.raises(UnprocessableEntityError):
+            account("X", "credit", **refused)
+
+
 # A09
 
 
@@ -303,6 +329,32 @@ def test_balance_lock(books: Books) -> None:
     spend(0, available_balance_amount={"gte": -1, "lt": 0})
     with pytest.raises(UnprocessableEntityError):
         spend(0, available_balance_amount={"gte": -1, "eq": 0})
+
+
+# A11
+
+
+@pytest.mark.parametrize(("amount", "is_accepted"), [(200, True), (500, False)])
+def test_locks_judge_the_whole_transaction(books: Books, amount: int, is_accepted: bool) -> None:
+    entries = (
+        credit(books.alice, 500, posted_balance_amount={"eq": amount}),
+        debit(books.cash, 500),
+        debit(books.alice, 300),
+        credit(books.cash, 300),
+    )
+    if is_accepted:
+        books.write(*entries)
+        assert books.balances(books.alice)[0] == 200
+    else:
+        with pytest.raises(UnprocessableEntityError):
+            books.write(*entries)
+
+
+def test_locks_count_the_future(books: Books) -> None:
+    books.deposit(100, effective_at=datetime(2099, 1, 1, tzinfo=UTC))
+    lock = {"posted_balance_amount": {"gte": 0}}
+    books.write(debit(books.alice, 100, **lock), credit(books.cash, 100))
+    assert books.balances(books.alice) == (0, 0, 0)
 
 
 # A12

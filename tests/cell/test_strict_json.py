@@ -138,12 +138,22 @@ def test_body_of_another_type(body: bytes, code: str, parameter: str | None) -> 
         b'{"a":' * 100_000,
         b"[" + b"1," * (VALUES_MAX + 1) + b"1]",
         b"{" + b",".join(b'"%d":1' % n for n in range(1_000_000)) + b"}",
+        b"{" + b",".join(b'"%d":1' % n for n in range(99_000)) + b',"98999":1}',
+        b'{"name": "' + b"\\u00e9" * 1_000_000 + b'"}',
+        b'{"name": "' + b'[\\"' * 1_000_000,
+        b'{"name": "' + b"-0 " * 1_000_000 + b'"}',
+        b'{"name": 1.' + b"1" * 10_000_000 + b"}",
+        b'{"name": ' + b"1" * 10_000_000 + b"}",
+        b'{"name": "' + b"x" * 10_000_000,
+        b'"' * 10_000_000,
+        b" " * 10_000_000,
+        b'{"name": 1, "x": ["' + b'\\"' * 90_000 + b'", ' + b"[]," * 90_000 + b"[]]}",
     ],
-    ids=["brackets", "objects", "values", "keys"],
+    ids=lambda body: f"{body[:12]!r} {len(body)}",
 )
 def test_hostile_body_is_refused_fast(body: bytes) -> None:
     started_s = time.process_time()
     with pytest.raises(ApiError) as refused:
         decode(body, Body)
-    assert isinstance(refused.value, InvalidRequest | TooLarge)
-    assert time.process_time() - started_s < 0.25
+    assert isinstance(refused.value, InvalidRequest | TooLarge | Unprocessable)
+    assert time.process_time() - started_s < 0.5
