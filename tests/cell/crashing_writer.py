@@ -2,14 +2,15 @@
 
 The script imports everything once and then forks one process per line on its standard input; it
 prints the process id, waits for its death, and prints how it died. A forked process opens a
-sequencer, says so on the pipe of acknowledgements, waits for a byte on the other pipe, and submits;
-each command that is acknowledged to it is acknowledged on the pipe at once.
+sequencer, warms up, says so on the pipe of acknowledgements, waits for a byte on the other pipe,
+and submits; each command that is acknowledged to it is acknowledged on the pipe at once.
 """
 
 import asyncio
 import json
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from cell import store
@@ -44,17 +45,22 @@ async def work(run: dict[str, Any], go: int, acknowledged: int) -> None:
     sequencer = Sequencer(store.Store(run["dsn"]), limits)
     await sequencer.open()
     running = asyncio.create_task(sequencer.run())
-    os.write(acknowledged, b"ready\n")
-    os.read(go, 1)
 
-    async def submit(client: int) -> None:
-        for number in range(run["each"]):
+    async def submit(client: int, numbers: Iterable[int]) -> None:
+        for number in numbers:
             name = f"{run['name']}-{client}-{number}"
             idempotency = Idempotency(api_key_id=API_KEY, key=name)
             await sequencer.submit(run["tenant_id"], command(run["accounts"], name), idempotency)
-            os.write(acknowledged, f"{name}\n".encode())
+            if number:
+                os.write(acknowledged, f"{name}\n".encode())
 
-    await asyncio.gather(*(submit(client) for client in range(run["clients"])))
+    # Number 0 of each is only to have statements prepared and accounts in memory.
+    clients = range(run["clients"])
+    await asyncio.gather(*(submit(client, [0]) for client in clients))
+    os.write(acknowledged, b"ready\n")
+    os.read(go, 1)
+    numbers = range(1, run["each"] + 1)
+    await asyncio.gather(*(submit(client, numbers) for client in clients))
     os.write(acknowledged, b"done\n")
     sequencer.stop()
     await running
