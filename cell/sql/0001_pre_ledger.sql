@@ -115,6 +115,11 @@ CREATE TABLE ledger_transactions (
 CREATE UNIQUE INDEX ledger_transactions_external_id
     ON ledger_transactions (tenant_id, external_id, ledger_id)
     WHERE external_id IS NOT NULL AND status <> 'archived';
+-- Archived ones may share an external id, and are listed by it all the same.
+CREATE INDEX ledger_transactions_external_id_archived
+    ON ledger_transactions (tenant_id, external_id)
+    WHERE external_id IS NOT NULL AND status = 'archived';
+CREATE INDEX ledger_transactions_ledger ON ledger_transactions (tenant_id, ledger_id, id);
 
 -- An entry is immutable but for its metadata and for being discarded. The four resulting_* columns
 -- are the account's accumulators after the whole transaction: the entry is its own audit trail.
