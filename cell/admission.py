@@ -5,6 +5,7 @@ happens before anything is queued, so that "overloaded" is a promise that nothin
 """
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -17,11 +18,21 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """First in, first out within a tenant; round-robin across tenants."""
+    """First in, first out within a tenant; round-robin across tenants.
 
-    def __init__(self, *, items_max: int, items_per_tenant_max: int) -> None:
+    `weigh` says how much work an item is, if that differs.
+    """
+
+    def __init__(
+        self,
+        *,
+        items_max: int,
+        items_per_tenant_max: int,
+        weigh: Callable[[Item], int] = lambda item: 1,
+    ) -> None:
         self._items_max = items_max
         self._items_per_tenant_max = items_per_tenant_max
+        self._weigh = weigh
         self._waiting: dict[TenantId, deque[Item]] = {}
         self._turns: deque[TenantId] = deque()
         self._size = 0
@@ -44,23 +55,43 @@ class FairQueue(Generic[Item]):
         self._size += 1
         self._changed.set()
 
-    def take(self, items_max: int) -> list[Item]:
-        """At most so many of the items that wait, in turns; possibly none."""
+    def take(self, items_max: int, weight_max: int | None = None) -> list[Item]:
+        """At most so many of the items that wait, in turns; possibly none.
+
+        No more are taken once they weigh as much as is given.
+        """
         taken: list[Item] = []
-        while self._turns and len(taken) < items_max:
+        weight_left = sys.maxsize if weight_max is None else weight_max
+        while self._turns and len(taken) < items_max and weight_left > 0:
             # The share is the same for a whole round: worked out anew for each, the first would
             # get more than the last.
             share = max(1, (items_max - len(taken)) // len(self._turns))
+            weight_share = weight_left // len(self._turns)
             for _ in range(min(len(self._turns), items_max - len(taken))):
                 tenant_id = self._turns.popleft()
                 queue = self._waiting[tenant_id]
-                taken.extend(queue.popleft() for _ in range(min(share, len(queue))))
+                weight_left -= self._take_share(queue, share, weight_share, taken)
                 if queue:
                     self._turns.append(tenant_id)
                 else:
                     del self._waiting[tenant_id]
+                if weight_left <= 0:
+                    break
         self._size -= len(taken)
         return taken
+
+    def _take_share(
+        self, queue: deque[Item], items_max: int, weight_max: int, taken: list[Item]
+    ) -> int:
+        """Move a tenant's share, at least one item, to those taken; what it weighs."""
+        weight = 0
+        for _ in range(min(items_max, len(queue))):
+            item = queue.popleft()
+            taken.append(item)
+            weight += self._weigh(item)
+            if weight >= weight_max:
+                break
+        return weight
 
     def remove(self, is_unwanted: Callable[[Item], bool]) -> list[Item]:
         """Take out, wherever they stand, the items for which it is true."""

@@ -59,6 +59,12 @@ QUEUE_WAIT_S: Final = 5.0
 ATTEMPTS_MAX: Final = 6
 """How often a batch is decided again because the world changed under it."""
 
+BATCH_ENTRIES_MAX: Final = 20_000
+"""A batch takes no more commands once they write so many entries: a third of a second's work.
+
+Else one tenant's transactions of a thousand entries each would keep all others waiting.
+"""
+
 SWEEP_INTERVAL_S: Final = 0.5
 RECONNECT_PAUSE_S: Final = 0.1
 DECIDED_PER_TURN: Final = 32
@@ -123,6 +129,7 @@ class Sequencer:
         self._queue: FairQueue[Submission] = FairQueue(
             items_max=limits.queue_commands_max,
             items_per_tenant_max=limits.queue_commands_per_tenant_max,
+            weigh=_entries_written,
         )
         self._ids = IdSource()
         self._cache = LedgerCache(limits.cache_accounts)
@@ -298,7 +305,7 @@ class Sequencer:
         return in_flight.write.done() and len(self._queue) < self._limits.batch_size
 
     def _take(self) -> list[Submission]:
-        taken = self._queue.take(self._limits.batch_size)
+        taken = self._queue.take(self._limits.batch_size, BATCH_ENTRIES_MAX)
         late = [submission for submission in taken if _has_waited_too_long(submission)]
         self._refuse_late(late)
         self._taken = [submission for submission in taken if submission not in late]
@@ -566,6 +573,12 @@ class Sequencer:
             before_us = self._now_us() - KEY_LIFETIME_US
             with contextlib.suppress(psycopg.Error):
                 await self._store.expire_keys(before_us, EXPIRE_ROWS_MAX)
+
+
+def _entries_written(submission: Submission) -> int:
+    """As far as the command says: a change of status writes those that are there again."""
+    entries = getattr(submission.command, "entries", None)
+    return len(entries) if isinstance(entries, tuple) else 1
 
 
 def _has_waited_too_long(submission: Submission) -> bool:

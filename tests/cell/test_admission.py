@@ -73,6 +73,28 @@ def test_first_in_first_out_within_a_tenant() -> None:
         assert numbers == sorted(numbers)
 
 
+@pytest.mark.parametrize(
+    ("items", "taken"),
+    [
+        ([("a", 1000)] * 50 + [("b", 2)] * 3, "a" * 10 + "bbb" + "a" * 10),
+        ([("b", 2)] * 3 + [("a", 1000)] * 50, "bbb" + "a" * 10 + "a" * 10),
+        ([("a", 50_000), ("b", 1), ("b", 1)], "a"),
+        ([("a", 0)] * 30, "a" * 30),
+        ([(name, 15_000) for name in "abcd"], "ab"),
+    ],
+)
+def test_heavy_items_leave_room_for_light_ones(items: list[Any], taken: str) -> None:
+    queue: FairQueue[Any] = FairQueue(
+        items_max=100, items_per_tenant_max=100, weigh=lambda item: item[1]
+    )
+    for item in items:
+        queue.put(TenantId(item[0]), item)
+    assert names(queue.take(1000, 20_000)) == taken
+    assert len(queue) == len(items) - len(taken)
+    rest = queue.take(1000)
+    assert len(rest) == len(items) - len(taken), "no bound of weight: all the rest"
+
+
 def test_bounds() -> None:
     queue = queue_of("aab", items_max=5, items_per_tenant_max=2)
     with pytest.raises(NotApplied) as refusal:

@@ -454,6 +454,30 @@ async def test_a_quiet_tenant_does_not_wait_behind_a_busy_one(
         assert max(n for n, each in enumerate(done) if each == quiet) < 40
 
 
+async def test_giants_of_one_tenant_do_not_delay_another(
+    cell_database: Any, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch is bounded by the entries it writes, too."""
+    monkeypatch.setattr("cell.sequencer.BATCH_ENTRIES_MAX", 100)
+    dsn = cell_database.writer_dsn
+    quiet = own_tenant(dsn)
+    async with door_to(dsn) as door, write(door.dsn(dsn)) as writer:
+        cash, alice = await writer.accounts(tenant_id, 2)
+        others = await writer.accounts(quiet, 2)
+        entries = (*[draft(cash, DEBIT)] * 25, *[draft(alice, CREDIT)] * 25)
+        giant = commands.CreateLedgerTransaction(entries=entries)
+        door.gate = held = Held()
+        first = asyncio.create_task(writer.outcome(tenant_id, giant))
+        await until(lambda: held.waiting == 1, "a batch in flight")
+        giants = asyncio.gather(*(writer.outcome(tenant_id, giant) for _ in range(40)))
+        small = asyncio.create_task(writer.outcome(quiet, transfer(*others)))
+        await until(lambda: writer.sequencer.queue_depth == 41, "a queue of giants")
+        held.opened.set()
+        await small
+        assert writer.sequencer.queue_depth > 30
+        await asyncio.gather(first, giants)
+
+
 async def test_it_waits_for_more_if_told_to(cell_database: Any, tenant_id: TenantId) -> None:
     dsn = cell_database.writer_dsn
     async with write(dsn) as writer:
