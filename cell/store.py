@@ -38,6 +38,9 @@ EPOCH_STEP_MAX: Final = 1 << 31
 
 GUARD_WRITER: Final = "CL001"
 GUARD_HEADS: Final = "CL002"
+GOODBYE_CLASSES: Final = ("57P", "08")
+"""About the connection, which is over: they say nothing about the batch."""
+
 PROGRAM_LIMIT_CLASS: Final = "54"
 """A value beyond what an index or a field can hold: the row's fault, though psycopg differs."""
 
@@ -168,7 +171,10 @@ class Store:
             writer_dsn,
             application_name="cloister-sequencer",
             connect_timeout=CONNECT_TIMEOUT_S,
-            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
+            # READ COMMITTED, whatever is set for the role or the database: a batch that is one
+            # statement begins no database transaction in which to say so.
+            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
+            r" -c default_transaction_isolation=read\ committed",
         )
         self._writer: psycopg.AsyncConnection[Any] | None = None
         self._prefetcher: psycopg.AsyncConnection[Any] | None = None
@@ -324,7 +330,8 @@ class Store:
         self, writer: psycopg.AsyncConnection[Any], error: psycopg.Error
     ) -> CellError:
         """The error by meaning; leaves the connection outside any database transaction."""
-        if writer.closed or writer.broken:
+        sqlstate = error.sqlstate or ""
+        if writer.closed or writer.broken or sqlstate.startswith(GOODBYE_CLASSES):
             return OutcomeLost(str(error))
         try:
             await writer.rollback()
@@ -336,7 +343,7 @@ class Store:
             return HeadsChanged(str(error))
         if error.diag.constraint_name == "idempotency_keys_pkey":
             return KeysTaken(str(error))
-        if isinstance(error, _REFUSALS) or (error.sqlstate or "").startswith(PROGRAM_LIMIT_CLASS):
+        if isinstance(error, _REFUSALS) or sqlstate.startswith(PROGRAM_LIMIT_CLASS):
             return BatchRefused(str(error))
         return BatchFailed(str(error))
 

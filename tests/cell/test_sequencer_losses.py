@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from cell_writing import Writing, all_of, execute, own_tenant, rows, transfer, until, write
 from postgres_proxy import Act, Held, Message, Once, door_to, fatal
+from psycopg import sql
 
 from cell.batch import Applied, Replayed
 from cell.errors import Conflict, NotApplied, OutcomeUnknown, WriterFenced
@@ -222,6 +223,49 @@ async def test_a_statement_that_takes_too_long_is_rolled_back(
         assert external_ids(cell_database.superuser_dsn) == {}
         outcomes = await submit_some(writer, tenant_id, accounts, "late")
         assert all(isinstance(outcome, Applied) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "53200", "40P01", "XX000"])
+async def test_a_database_that_cannot_take_a_batch_now(
+    cell_database: Any, tenant_id: TenantId, way: str, sqlstate: str
+) -> None:
+    """Disk full, out of memory, a deadlock, a bug: nobody's command is at fault."""
+    dsn = cell_database.superuser_dsn
+    fail = f"""
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{sqlstate}'; END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON ledger_entries EXECUTE FUNCTION fail()"""
+    async with write(cell_database.writer_dsn) as writer:
+        accounts = await writer.accounts(tenant_id, 2)
+        execute(dsn, fail)
+        try:
+            outcomes = await submit_some(writer, tenant_id, accounts, "now")
+        finally:
+            execute(dsn, "DROP FUNCTION fail CASCADE")
+        assert all(type(outcome) is NotApplied for outcome in outcomes), outcomes
+        assert external_ids(dsn) == {}
+        outcomes = await submit_some(writer, tenant_id, accounts, "now")
+        assert all(isinstance(outcome, Applied) for outcome in outcomes)
+
+
+async def test_it_works_at_its_own_isolation_level(cell_database: Any, tenant_id: TenantId) -> None:
+    """Whatever somebody has set for the database: the guard has to see what is committed."""
+    dsn = cell_database.superuser_dsn
+    name = sql.Identifier(cell_database.name)
+    level = sql.SQL("ALTER DATABASE {} SET default_transaction_isolation TO 'repeatable read'")
+    reset = sql.SQL("ALTER DATABASE {} RESET default_transaction_isolation")
+    execute(dsn, level.format(name))
+    try:
+        async with write(cell_database.writer_dsn) as writer:
+            accounts = await writer.accounts(tenant_id, 2)
+            levels = "SELECT current_setting('default_transaction_isolation')"
+            assert rows(dsn, levels) == [("repeatable read",)]
+            cursor = await writer.sequencer._store.prefetcher.execute(levels)
+            assert await cursor.fetchone() == ("read committed",)
+            outcomes = await submit_some(writer, tenant_id, accounts, "some")
+            assert all(isinstance(outcome, Applied) for outcome in outcomes)
+    finally:
+        execute(dsn, reset.format(name))
 
 
 async def test_a_caller_that_goes_away_does_not_take_its_command_back(
