@@ -19,6 +19,7 @@ from cell.wire import Verdict
 from router import framing
 from router.exchange import Exchange
 from router.framing import ANSWER_FIELDS, NotedField
+from router.repetition import read_repeated_answer, repeatable_answer
 
 if TYPE_CHECKING:
     from router.cell_pool import CellPool
@@ -54,6 +55,7 @@ class CellConnection(asyncio.Protocol):
         "_complete",
         "_exchange",
         "_field_of",
+        "_fields",
         "_head",
         "_head_bytes",
         "_heard",
@@ -94,6 +96,8 @@ class CellConnection(asyncio.Protocol):
         self._head_bytes = 0
         """Read so far while the head is not complete."""
         self._status = 0
+        self._fields = b""
+        """The lines to pass on."""
         self._keep_alive = False
         """The connection can carry another exchange."""
         self._length: bytes | None = None
@@ -161,13 +165,17 @@ class CellConnection(asyncio.Protocol):
             self._pool.not_idle(self)
             self._transport.abort()
             return
-        self._heard = True
+        heard_before, self._heard = self._heard, True
+        if not heard_before and self._read_repeated(exchange, data):
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as exc:
             self._refuse_answer(exchange, str(exc.__context__ or exc))
             return
         if self._complete:
+            if not heard_before:
+                self._remember(exchange, data)
             self._finish(exchange)
         elif self._head is None:
             self._head_bytes += len(data)
@@ -175,6 +183,37 @@ class CellConnection(asyncio.Protocol):
                 self._refuse_answer(exchange, f"its head exceeds {ANSWER_HEAD_BYTES_MAX} bytes")
         elif self._verdict is None:
             self._stream(exchange)
+
+    # -- repeated heads
+
+    def _remember(self, exchange: Exchange, data: bytes) -> None:
+        """Keep the head, if this piece was one plain answer from its first byte to its last."""
+        if (
+            self._keep_alive
+            and self._length is not None
+            and self._verdict is None
+            and not self._bodiless
+            and self._pool.may_remember()
+        ):
+            known = repeatable_answer(data, self._status, self._fields)
+            if known is not None:
+                self._pool.repeated[data[:12]] = known
+
+    def _read_repeated(self, exchange: Exchange, data: bytes) -> bool:
+        """Pass on the answer that this piece is, if its head is the one remembered."""
+        known = self._pool.repeated.get(data[:12])
+        if known is None or exchange.is_head:
+            return False
+        body = read_repeated_answer(known, data, exchange.request_id)
+        if body is None:
+            return False
+        self._pool.vain_memories = 0
+        self._status, self._verdict, self._keep_alive = known.status, None, True
+        self._bodiless = False
+        self._head = framing.answer_head(exchange, known.status, known.fields)
+        self._body.append(body)
+        self._finish(exchange)
+        return True
 
     # -- httptools callbacks; what they raise comes out of feed_data as HttpParserError
 
@@ -205,7 +244,8 @@ class CellConnection(asyncio.Protocol):
         self._status = status
         self._keep_alive = self._parser.should_keep_alive()
         self._note()
-        self._head = framing.answer_head(exchange, status, self._passed)
+        self._fields = b"".join(self._passed)
+        self._head = framing.answer_head(exchange, status, self._fields)
         self._passed.clear()
         self._bodiless = exchange.is_head or status == 204 or status == 304
         if self._bodiless:

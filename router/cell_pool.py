@@ -16,6 +16,7 @@ from control_plane.routing import CellName
 from router.cell_connection import CellConnection, Loss
 from router.errors import CellOverloaded, Refusal
 from router.exchange import Exchange
+from router.repetition import RepeatedAnswer
 from router.settings import Address, Settings
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ ORPHANED_MS_MAX: Final = 60_000
 
 RESENDS_PER_S_MIN: Final = 3
 """Resends per second that a cell without traffic may cause."""
+
+VAIN_MEMORIES_MAX: Final = 8
+"""Heads of answers kept in a second without meeting one again; more would cost without gain."""
 
 
 class Forwarder(Protocol):
@@ -63,6 +67,10 @@ class CellPool:
         self._resends_left = RESENDS_PER_S_MIN
         self._answers_before = 0
         self._budgeted_s = 0.0
+        self.repeated: dict[bytes, RepeatedAnswer] = {}
+        """Heads of this cell's answers, by the bytes up to the status."""
+        self.vain_memories = 0
+        """Heads remembered in this second since one was last met again."""
         self.shed = 0
         """Requests refused because no connection came free in time."""
 
@@ -113,12 +121,18 @@ class CellPool:
         self.resends += 1
         return True
 
+    def may_remember(self) -> bool:
+        """Whether another answer's head is worth keeping; their dates change every second."""
+        self.vain_memories += 1
+        return self.vain_memories <= VAIN_MEMORIES_MAX
+
     def sweep(self, now_s: float) -> None:
         """Let go of connections idle for too long and of requests that waited too long."""
         if now_s - self._budgeted_s >= 1:
             answers = sum(self.answers)
             self._resends_left = max(RESENDS_PER_S_MIN, (answers - self._answers_before) // 10)
             self._answers_before, self._budgeted_s = answers, now_s
+            self.vain_memories = 0
         wait_s = self._settings.cell_wait_ms_max / 1000
         while self._waiters and now_s - self._waiters[0].waiting_since_s > wait_s:
             self._shed(self._waiters.popleft(), "no connection to this cell came free in time")

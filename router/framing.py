@@ -307,10 +307,10 @@ STATUS_LINES: Final = {
 _REQUEST_ID_LINE: Final = f"\r\n{wire.PUBLIC_REQUEST_ID_HEADER}: ".encode()
 
 
-def answer_head(exchange: Exchange, status: int, passed: list[bytes]) -> bytes:
+def answer_head(exchange: Exchange, status: int, fields: bytes) -> bytes:
     """The head as it goes to the client, without framing: `finish_head` adds that."""
     line = STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
-    return b"%b%b%b%b" % (line, b"".join(passed), _REQUEST_ID_LINE, exchange.request_id)
+    return b"%b%b%b%b" % (line, fields, _REQUEST_ID_LINE, exchange.request_id)
 
 
 def whole_answer(head: bytes, body: bytes, *, close: bool) -> bytes:

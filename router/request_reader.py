@@ -23,7 +23,7 @@ from router.errors import (
 )
 from router.exchange import Exchange
 from router.framing import REQUEST_FIELDS, NotedField
-from router.repeated_head import RepeatedHead, read_repeated, repeatable_head
+from router.repetition import RepeatedRequest, read_repeated_request, repeatable_request
 
 if TYPE_CHECKING:
     from router.client_connection import ClientConnection
@@ -112,7 +112,7 @@ class RequestReader:
         self._tenant = OrganizationId("")
         self._last: Exchange | None = None
         """The request just read, until the piece that ended it is through."""
-        self._repeated: dict[bytes, RepeatedHead] = {}
+        self._repeated: dict[bytes, RepeatedRequest] = {}
         """Heads of this tenant's requests, by the two letters that tell the methods apart."""
         self._vain_memories = 0
         """Heads remembered since one was last met again."""
@@ -176,16 +176,16 @@ class RequestReader:
         ):
             return
         self._vain_memories += 1
-        head = repeatable_head(data, exchange.fields)
+        head = repeatable_request(data, exchange.fields)
         if head is not None and head.has_length is exchange.framed:
             self._repeated[data[:2]] = head
 
-    def _read_repeated(self, head: RepeatedHead, data: bytes) -> bool:
+    def _read_repeated(self, head: RepeatedRequest, data: bytes) -> bool:
         """Hand on the request that this piece is, if its head is the one remembered."""
         if self.stage is not BETWEEN or not self._client.is_free():
             return False
         route = self._edge.routes.route_of(self._tenant)
-        request = read_repeated(head, data)
+        request = read_repeated_request(head, data)
         if request is None or route is None or len(data) > REPEATED_BYTES_MAX:
             return False
         method, target, key, body = request
