@@ -25,6 +25,8 @@ from cell.wire import Verdict
 
 BATCH = 12
 """Commands submitted at once."""
+ALL = -1
+"""Turns of the event loop: until everybody has an answer."""
 TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE application_name = 'cloister-sequencer' AND datname = current_database()
@@ -184,7 +186,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_what_is_not_answered_in_time(
-    cell_database: Any, tenant_id: TenantId, impatient: None
+    cell_database: Any, tenant_id: TenantId, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In flight: unknown, and later known. Still queued: not applied, and never started."""
     dsn = cell_database.writer_dsn
@@ -200,6 +202,7 @@ async def test_what_is_not_answered_in_time(
         (repeat,) = await submit_some(writer, tenant_id, accounts, "flying", 1)
         assert isinstance(repeat, Conflict)
         assert repeat.retryable
+        monkeypatch.undo()
         held.opened.set()
         again = await submit_some(writer, tenant_id, accounts, "queued", 3)
         assert all(isinstance(outcome, Applied) for outcome in again)
@@ -212,7 +215,7 @@ async def test_what_is_not_answered_in_time(
 async def test_a_statement_that_takes_too_long_is_rolled_back(
     cell_database: Any, tenant_id: TenantId, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cell.store.STATEMENT_TIMEOUT_MS", 150)
+    monkeypatch.setattr("cell.store.STATEMENT_TIMEOUT_MS", 500)
     async with write(cell_database.writer_dsn) as writer:
         accounts = await writer.accounts(tenant_id, 2)
         with psycopg.connect(cell_database.superuser_dsn) as blocker:
@@ -300,7 +303,7 @@ async def test_cancelled_at_any_turn_it_owes_nobody_an_answer(
     dsn = cell_database.writer_dsn
     told: dict[str, Any] = {}
     async with door_to(dsn) as door:
-        for turns in (*range(24), *range(24, 120, 6)):
+        for turns in (*range(24), *range(24, 120, 6), ALL):
             with contextlib.suppress(asyncio.CancelledError):
                 async with write(door.dsn(dsn), batch_size=batch_size) as writer:
                     accounts = await writer.accounts(tenant_id, 2)
@@ -312,6 +315,8 @@ async def test_cancelled_at_any_turn_it_owes_nobody_an_answer(
                     ]
                     await until(lambda held=held: held.waiting == 1, "a batch in flight")
                     held.opened.set()
+                    if turns == ALL:
+                        await asyncio.wait(waiting)
                     for _ in range(turns):
                         await asyncio.sleep(0)
                     writer.running.cancel()
@@ -407,7 +412,9 @@ async def test_backends_terminated_at_random_moments(
             for client in range(48):
                 group.create_task(load(client))
             for _ in range(12):
-                await asyncio.sleep(source.uniform(0.0, 0.08))
+                # By what was done, not by time: a busy machine has as much to lose.
+                goal = len(told) + source.randint(10, 40)
+                await until(lambda goal=goal: len(told) >= goal, "progress")
                 await asyncio.to_thread(execute, cell_database.superuser_dsn, TERMINATE)
             is_over.set()
         assert_truth(cell_database, told)
@@ -418,4 +425,4 @@ async def test_backends_terminated_at_random_moments(
             command = transfer(*accounts[tenant_id][:2], external_id=name)
             told[name] = await writer.outcome(tenant_id, command, key=name)
     assert_truth(cell_database, told)
-    assert sum(isinstance(outcome, Applied) for outcome in told.values()) > 100
+    assert sum(isinstance(outcome, Applied) for outcome in told.values()) > 50
