@@ -482,7 +482,7 @@ async def test_it_waits_for_more_if_told_to(cell_database: Any, tenant_id: Tenan
     dsn = cell_database.writer_dsn
     async with write(dsn) as writer:
         accounts = await writer.accounts(tenant_id, 2)
-    async with write(dsn, linger_s=0.2, batch_size=3) as writer:
+    async with write(dsn, linger_s=10.0, batch_size=3) as writer:
 
         async def later(pause_s: float) -> Any:
             await asyncio.sleep(pause_s)

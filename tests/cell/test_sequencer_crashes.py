@@ -229,7 +229,7 @@ async def test_killed_at_random_times_under_load(
         outcomes = await go_on(cell_database, tenant_id, accounts, last + after)
         kinds = [type(outcome) for outcome in outcomes]
         assert kinds == [Replayed] * len(last) + [Applied] * len(after)
-    assert len(writers.acknowledged) > 100
+    assert len(writers.acknowledged) > 20
 
 
 async def test_the_last_writer_killed_and_a_successor_at_once(
