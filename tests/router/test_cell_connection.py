@@ -69,7 +69,8 @@ def idle_router(tmp_path_factory: pytest.TempPathFactory) -> Router:
 
 def forget(router: Router, version: int) -> None:
     """A new address, and with it a new pool, which remembers nothing."""
-    assert router.routes.adopt(table(version, {"a": ("cell-a", 1)}, {"cell-a": version})) is None
+    address = f"host-{version}:1"
+    assert router.routes.adopt(table(version, {"a": ("cell-a", 1)}, {"cell-a": address})) is None
 
 
 def passed_on(router: Router, method: bytes, data: bytes) -> tuple[list[object], bool]:
