@@ -17,8 +17,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-faults: install             ## the slow fault suites
-	$(BIN)/pytest -m faults tests
+faults: install             ## what kills, cuts and terminates, alone and in full
+	$(BIN)/pytest tests/cell/test_sequencer_crashes.py tests/cell/test_sequencer_losses.py \
+		tests/cell/test_sequencer_poison.py tests/infra/test_supervisor.py
 
 bench: install              ## every benchmark; writes benchmarks/out/*.json and prints the table
 	$(BIN)/python -m benchmarks
