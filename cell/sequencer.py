@@ -20,9 +20,8 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import psycopg
@@ -34,6 +33,7 @@ from cell.ids import IdSource
 from cell.ledger.commands import Command
 from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
 from cell.prefetch import Needs, Prefetch, note_needs
+from cell.sequencer_status import SequencerStatus
 from cell.state import GenerationCache, LedgerCache, TransactionWithEntries
 from cell.store import (
     BatchFailed,
@@ -71,30 +71,10 @@ DECIDED_PER_TURN: Final = 32
 """Commands decided before other tasks get the processor: about a millisecond."""
 
 RECENT_KEYS_MAX: Final = 100_000
-BATCH_TIMES_KEPT: Final = 512
 EXPIRE_INTERVAL_S: Final = 30.0
 EXPIRE_ROWS_MAX: Final = 200_000
 
 log = logging.getLogger("cell.sequencer")
-
-
-@dataclass(slots=True)
-class SequencerStatus:
-    """What operators and metrics see; counters since the start."""
-
-    writer_epoch: int = 0
-    batches: int = 0
-    commands_applied: int = 0
-    commands_refused: int = 0
-    last_error: str | None = None
-    connected: bool = False
-    batch_times_s: deque[float] = field(default_factory=lambda: deque(maxlen=BATCH_TIMES_KEPT))
-
-    @property
-    def batch_ms_p99(self) -> float:
-        """Of the last batches, from the start of the write to its commit; 0 before the first."""
-        times = sorted(self.batch_times_s)
-        return round(times[int(len(times) * 0.99)] * 1000, 3) if times else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

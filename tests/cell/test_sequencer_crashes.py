@@ -37,6 +37,11 @@ CLIENTS = 6
 AUDIT_EVERY = 12
 """Deaths between two audits: what is wrong stays wrong."""
 
+BACKENDS = (
+    "SELECT pid FROM pg_stat_activity WHERE application_name = 'cloister-sequencer'"
+    " AND datname = current_database()"
+)
+
 
 class Writers:
     """Forks writer processes, one at a time, and reads what they acknowledge."""
@@ -227,6 +232,10 @@ async def test_killed_at_random_times_under_load(
         await asyncio.sleep(source.uniform(0.01, 0.15))
         writers.kill()
         assert await writers.death() == -signal.SIGKILL
+        # What its backend had received it may still commit; then it notices that nobody listens.
+        await until(
+            lambda: not rows(cell_database.superuser_dsn, BACKENDS), "the backends have ended"
+        )
         there = external_ids(cell_database.superuser_dsn)
         assert max(there.values(), default=1) == 1
         assert writers.acknowledged <= there.keys(), "acknowledged and not there"
