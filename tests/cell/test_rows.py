@@ -33,15 +33,17 @@ TENANT = TenantId(str(uuid.UUID(int=1)))
 FRAGMENTS = (
     "", " ", "'", '"', "''", '""', "\\", "\\\\", '\\"', "\n", "\r", "\r\n", "\t", ",", ";",
     "{", "}", "{}", "[", "]", "(", ")", "()", '"(', ')"', "],[", '],["ledger",',
-    '"],["entry","', "\\N", "\\.", "\n\\.\n", "null", "NULL", "nan", "true", "%s", "%",
-    "$1", ":x", "--", "/*", "\x01", "\x1f", "\x7f", "\u0085", "\u2028", "\ufeff", "\u202e",
+    '"],["entry","', "\\N", "\\.", "\n\\.\n", "null", ",null", "null,", "NULL", "nan", "true", "%s",
+    "%", "$1", ":x", "--", "/*", "\x01", "\x1f", "\x7f", "\u0085", "\u2028", "\ufeff", "\u202e",
     "\u200f", "é", "e\u0301", "💰", "👩‍👩‍👧", "\U0010ffff", "\ud7ff", "\\u0000", "\\x00",
     "a", "Z", "0", " a ", "end",
 )  # fmt: skip
 
 anything = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20)
 nasty = st.one_of(st.lists(st.sampled_from(FRAGMENTS), max_size=5).map("".join), anything)
-plain = st.sampled_from(("", "Main", "2024-01-01 payment", "null", "a,b", "{}", "x y"))
+plain = st.sampled_from(
+    ("", ",null", "a,null,b", "Main", "2024-01-01 payment", "null", "a,b", "{}", "x y")
+)
 ids = st.uuids(version=4).map(str)
 times = st.one_of(st.integers(-5, 5), st.integers(-(1 << 63), (1 << 63) - 1))
 sums = st.one_of(st.integers(0, 9), st.integers(0, 10**36 - 1), st.integers(10**36, 10**60))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from aimed_commands import EXTERNAL_IDS, Aim
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from ledger_audit import EveryKey, commit
@@ -143,6 +143,8 @@ Rules.TestCase.settings = settings(
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    # Shrinking what failed takes minutes: add Phase.shrink to look into it.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
     print_blob=True,
 )
 TestRules = Rules.TestCase

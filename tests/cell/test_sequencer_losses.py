@@ -84,6 +84,24 @@ async def test_a_commit_whose_answer_is_lost(
     await cut_once(cell_database, tenant_id, Once(Act.CUT, lambda message: message.confirms))
 
 
+async def test_memory_is_read_again_after_an_unknown_outcome(
+    cell_database: Any, tenant_id: TenantId
+) -> None:
+    """All but what the batch itself has proved: the rest may be stale, for all one knows."""
+    dsn = cell_database.writer_dsn
+    async with door_to(dsn) as door, write(door.dsn(dsn)) as writer:
+        accounts = await writer.accounts(tenant_id, 4)
+        await submit_some(writer, tenant_id, accounts[2:], "before", 1)
+        known = writer.sequencer.cached_account
+        assert known(tenant_id, accounts[2]) is not None
+        door.gate = Once(Act.CUT, lambda message: message.confirms)
+        await submit_some(writer, tenant_id, accounts[:2], "cut", 1)
+        assert known(tenant_id, accounts[0])[1].posted_debits == 1  # type: ignore[index]  # known
+        assert known(tenant_id, accounts[2]) is None
+        await submit_some(writer, tenant_id, accounts[2:], "after", 1)
+        assert known(tenant_id, accounts[2])[1].posted_debits == 2  # type: ignore[index]  # known
+
+
 @pytest.mark.parametrize("sqlstate", ["57P01", "57P02", "08006", "XX000"])
 async def test_a_server_that_says_goodbye_after_the_commit(
     cell_database: Any, tenant_id: TenantId, way: str, sqlstate: str
