@@ -143,7 +143,8 @@ async def test_conflicts_are_decided_as_one_after_another(
     dsn = cell_database.writer_dsn
     source = random.Random(seed)
     books = [Books(own_tenant(dsn)) for _ in range(2)]
-    async with write(dsn, batch_size=batch_size, cache_accounts=(4, 50_000)[seed % 2]) as writer:
+    limits = {"cache_accounts": (4, 50_000)[seed % 2], "interval_s": (0.0, 0.004)[seed // 3]}
+    async with write(dsn, batch_size=batch_size, **limits) as writer:
         for each in books:
             await begin(writer, each)
         for _ in range(ROUNDS):

@@ -5,6 +5,7 @@ does, also while a batch is held on its way; every caller's outcome must be the 
 """
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -259,6 +260,46 @@ async def test_a_tenant_fenced_while_its_batch_is_on_the_way(
         set_head(dsn, tenant_id, state="owned")
         outcome = await writer.outcome(tenant_id, transfer(*accounts[tenant_id]), key="0")
         assert isinstance(outcome, Applied)
+
+
+@pytest.mark.parametrize("batch_size", [4, 100])
+async def test_fences_go_up_and_down_under_load(cell_database: Any, batch_size: int) -> None:
+    """As moves that are cancelled: whatever is not applied is nowhere, all else is there once."""
+    source = random.Random(batch_size)
+    dsn = cell_database.writer_dsn
+    tenants = [own_tenant(dsn) for _ in range(3)]
+    told: dict[str, Any] = {}
+    async with write(dsn, batch_size=batch_size) as writer:
+        accounts = {each: await writer.accounts(each, 2) for each in tenants}
+        is_over = asyncio.Event()
+
+        async def client(number: int) -> None:
+            tenant_id = tenants[number % 3]
+            count = 0
+            while not is_over.is_set():
+                name = f"{number}-{count}"
+                command = transfer(*accounts[tenant_id], external_id=name)
+                (told[name],) = await all_of(writer.outcome(tenant_id, command, key=name))
+                count += 1
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(30):
+                group.create_task(client(number))
+            for turn in range(20):
+                enough = len(told) + 40
+                await until(lambda enough=enough: len(told) > enough, "load goes on")
+                tenant_id = source.choice(tenants)
+                changes = (
+                    {"state": "fenced"},
+                    {"state": "owned"},
+                    {"state": "owned", "epoch": 2 + turn},
+                )
+                await asyncio.to_thread(set_head, dsn, tenant_id, **source.choice(changes))
+            is_over.set()
+    there = dict(rows(dsn, "SELECT external_id, count(*) FROM ledger_transactions GROUP BY 1"))
+    assert there == {name: 1 for name, each in told.items() if isinstance(each, Applied)}
+    refused = [outcome for outcome in told.values() if not isinstance(outcome, Applied)]
+    assert {(type(each), each.verdict) for each in refused} == {(NotApplied, Verdict.FENCED)}
 
 
 async def test_an_epoch_raised_under_the_sequencer(
