@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 class FairQueue(Generic[Item]):
     """First in, first out within a tenant; round-robin across tenants.
 
-    `weigh` says how much work an item is, if that differs.
+    `weigh` says how much work an item is, if that differs; one that `is_alone` is taken by itself.
     """
 
     def __init__(
@@ -29,10 +29,12 @@ class FairQueue(Generic[Item]):
         items_max: int,
         items_per_tenant_max: int,
         weigh: Callable[[Item], int] = lambda item: 1,
+        is_alone: Callable[[Item], bool] = lambda item: False,
     ) -> None:
         self._items_max = items_max
         self._items_per_tenant_max = items_per_tenant_max
         self._weigh = weigh
+        self._is_alone = is_alone
         self._waiting: dict[TenantId, deque[Item]] = {}
         self._turns: deque[TenantId] = deque()
         self._size = 0
@@ -61,6 +63,7 @@ class FairQueue(Generic[Item]):
         No more are taken once they weigh as much as is given.
         """
         taken: list[Item] = []
+        held_back: list[TenantId] = []
         weight_left = sys.maxsize if weight_max is None else weight_max
         while self._turns and len(taken) < items_max and weight_left > 0:
             # The share is the same for a whole round: worked out anew for each, the first would
@@ -70,13 +73,22 @@ class FairQueue(Generic[Item]):
             for _ in range(min(len(self._turns), items_max - len(taken))):
                 tenant_id = self._turns.popleft()
                 queue = self._waiting[tenant_id]
-                weight_left -= self._take_share(queue, share, weight_share, taken)
+                if self._is_alone(queue[0]):
+                    if taken:
+                        held_back.append(tenant_id)
+                        continue
+                    taken.append(queue.popleft())
+                    weight_left = 0
+                else:
+                    weight_left -= self._take_share(queue, share, weight_share, taken)
                 if queue:
                     self._turns.append(tenant_id)
                 else:
                     del self._waiting[tenant_id]
                 if weight_left <= 0:
                     break
+        # Theirs is the next turn, or a busy tenant would keep them waiting.
+        self._turns.extendleft(reversed(held_back))
         self._size -= len(taken)
         return taken
 
@@ -86,6 +98,8 @@ class FairQueue(Generic[Item]):
         """Move a tenant's share, at least one item, to those taken; what it weighs."""
         weight = 0
         for _ in range(min(items_max, len(queue))):
+            if self._is_alone(queue[0]):
+                break
             item = queue.popleft()
             taken.append(item)
             weight += self._weigh(item)

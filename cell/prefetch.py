@@ -5,17 +5,14 @@ order matters: the database shows the batch in flight as not yet there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import singledispatch
-from typing import Any, Final, LiteralString, TypeVar
+from functools import lru_cache
+from typing import Any, Final, LiteralString
 
 import psycopg
-from msgspec import UNSET
 
-from cell.ledger import commands
+from cell.ledger.commands import Command
 from cell.ledger.model import (
     AccountBalances,
-    ApiKey,
     Ledger,
     LedgerAccount,
     LedgerEntry,
@@ -23,92 +20,10 @@ from cell.ledger.model import (
     Row,
     TenantId,
 )
-from cell.rows import row_from
-from cell.state import ExternalKey, LedgerCache, WorkingSet, held_external_id
-from cell.tables import ROW_TABLES
-
-Ids = set[tuple[TenantId, str]]
-"""Ids asked for, each with the tenant that asks: a look-up never crosses tenants."""
-
-
-@dataclass(slots=True)
-class Needs:
-    """Ids and external ids named by commands, by kind."""
-
-    api_keys: Ids = field(default_factory=set)
-    ledgers: Ids = field(default_factory=set)
-    accounts: Ids = field(default_factory=set)
-    transactions: Ids = field(default_factory=set)
-    entries: Ids = field(default_factory=set)
-    account_external_ids: set[ExternalKey] = field(default_factory=set)
-    transaction_external_ids: set[ExternalKey] = field(default_factory=set)
-
-
-@singledispatch
-def note_needs(command: object, tenant_id: TenantId, needs: Needs) -> None:
-    """Add to `needs` what `command` names."""
-    raise AssertionError(f"unknown needs of {type(command).__name__}")
-
-
-@note_needs.register
-def _(command: commands.CreateLedgerTransaction, tenant_id: TenantId, needs: Needs) -> None:
-    for draft in command.entries:
-        needs.accounts.add((tenant_id, draft.ledger_account_id))
-    if command.external_id is not None:
-        needs.transaction_external_ids.add((tenant_id, command.external_id))
-
-
-@note_needs.register
-def _(command: commands.UpdateLedgerTransaction, tenant_id: TenantId, needs: Needs) -> None:
-    needs.transactions.add((tenant_id, command.id))
-    if command.entries is not UNSET:
-        for draft in command.entries:
-            needs.accounts.add((tenant_id, draft.ledger_account_id))
-    if command.external_id is not UNSET and command.external_id is not None:
-        needs.transaction_external_ids.add((tenant_id, command.external_id))
-
-
-@note_needs.register
-def _(command: commands.UpdateLedgerEntry, tenant_id: TenantId, needs: Needs) -> None:
-    needs.entries.add((tenant_id, command.id))
-
-
-@note_needs.register
-def _(command: commands.CreateLedgerAccount, tenant_id: TenantId, needs: Needs) -> None:
-    needs.ledgers.add((tenant_id, command.ledger_id))
-    if command.external_id is not None:
-        needs.account_external_ids.add((tenant_id, command.external_id))
-
-
-@note_needs.register
-def _(command: commands.UpdateLedgerAccount, tenant_id: TenantId, needs: Needs) -> None:
-    needs.accounts.add((tenant_id, command.id))
-    if command.external_id is not UNSET and command.external_id is not None:
-        needs.account_external_ids.add((tenant_id, command.external_id))
-
-
-@note_needs.register
-def _(command: commands.DeleteLedgerAccount, tenant_id: TenantId, needs: Needs) -> None:
-    needs.accounts.add((tenant_id, command.id))
-
-
-@note_needs.register(commands.UpdateLedger | commands.DeleteLedger)
-def _(
-    command: commands.UpdateLedger | commands.DeleteLedger, tenant_id: TenantId, needs: Needs
-) -> None:
-    needs.ledgers.add((tenant_id, command.id))
-
-
-@note_needs.register
-def _(command: commands.CreateLedger, tenant_id: TenantId, needs: Needs) -> None:
-    """A new ledger refers to nothing."""
-
-
-@note_needs.register(commands.CreateApiKey | commands.RevokeApiKey)
-def _(
-    command: commands.CreateApiKey | commands.RevokeApiKey, tenant_id: TenantId, needs: Needs
-) -> None:
-    needs.api_keys.add((tenant_id, command.id))
+from cell.ledger.needs import FURTHER_NEEDS, ExternalKey, Ids, Needs, Relation, note_needs
+from cell.questions import ask
+from cell.rows import TABLE_OF, row_from
+from cell.state import LedgerCache, TenantView, WorkingSet, held_external_id
 
 
 class Prefetch:
@@ -124,55 +39,125 @@ class Prefetch:
         self._cache = cache
         self._before = in_flight if in_flight is not None else WorkingSet()
         self._set = WorkingSet()
+        self._asked: dict[object, Ids] = {}
+        """What was asked for so far, by kind."""
 
-    async def fill(self, needs: Needs) -> WorkingSet:
-        """The working set of commands with these needs; at most eight SELECTs, mostly none."""
-        await self._api_keys(needs.api_keys)
-        await self._entries(needs.entries)
+    async def fill(self, commands: Sequence[tuple[TenantId, Command]]) -> WorkingSet:
+        """The working set of these commands: a few SELECTs at the most, mostly none."""
+        needs = Needs()
+        for tenant_id, command in commands:
+            note_needs(command, tenant_id, needs)
+        await self._fill(needs)
+        further = [
+            (TenantView(tenant_id, self._set), command, FURTHER_NEEDS[type(command)])
+            for tenant_id, command in commands
+            if type(command) in FURTHER_NEEDS
+        ]
+        while further:
+            needs = Needs()
+            for view, command, note_further in further:
+                note_further(command, view, needs)
+            if not await self._fill(needs):
+                break
+        return self._set
+
+    async def _fill(self, needs: Needs) -> bool:
+        """Read what was not read before; False when there was no such thing."""
+        asked_before = sum(map(len, self._asked.values()))
+        await self._entries(self._unread(LedgerEntry, needs.entries))
         await self._transactions(
-            needs.transactions
-            | {
-                (entry.tenant_id, entry.ledger_transaction_id)
-                for entry in self._set.entries.values()
-                if entry is not None
-            }
+            self._unread(
+                LedgerTransaction,
+                needs.transactions
+                | {
+                    (entry.tenant_id, entry.ledger_transaction_id)
+                    for entry in self._set.entries.values()
+                    if entry is not None
+                },
+            )
         )
         await self._accounts(
-            needs.accounts
-            | {
-                (entry.tenant_id, entry.ledger_account_id)
-                for live in self._set.live_entries.values()
-                for entry in live
-            }
+            self._unread(
+                LedgerAccount,
+                needs.accounts
+                | {
+                    (entry.tenant_id, entry.ledger_account_id)
+                    for live in self._set.live_entries.values()
+                    for entry in live
+                },
+            )
         )
         await self._ledgers(
-            needs.ledgers
-            | {
-                (account.tenant_id, account.ledger_id)
-                for account in self._set.accounts.values()
-                if account is not None
-            }
+            self._unread(
+                Ledger,
+                needs.ledgers
+                | {
+                    (account.tenant_id, account.ledger_id)
+                    for account in self._set.accounts.values()
+                    if account is not None
+                },
+            )
         )
         await self._holders(
             _ACCOUNT_HOLDERS,
-            needs.account_external_ids,
+            self._unread("account holders", needs.account_external_ids),
             self._before.account_holders,
             self._before.accounts,
             self._set.account_holders,
         )
         await self._holders(
             _TRANSACTION_HOLDERS,
-            needs.transaction_external_ids,
+            self._unread("transaction holders", needs.transaction_external_ids),
             self._before.transaction_holders,
             self._before.transactions,
             self._set.transaction_holders,
         )
-        return self._set
+        for kind, ids in needs.rows.items():
+            await self._rows(kind, self._unread(kind, ids))
+        for relation, keys in needs.related.items():
+            await self._related(relation, self._unread(relation, keys))
+        for tenant_id, question in needs.questions:
+            if self._unread(question, {(tenant_id, "")}):
+                answer = await ask(question, self._connection, tenant_id)
+                self._set.answers[(tenant_id, question)] = answer
+        return sum(map(len, self._asked.values())) > asked_before
 
-    async def _api_keys(self, wanted: Ids) -> None:
-        missing = _inherit(wanted, self._before.api_keys, self._set.api_keys)
-        for row in await self._select(_API_KEYS, missing):
-            self._set.api_keys[row[1]] = row_from(ApiKey, row)
+    def _unread(self, kind: object, wanted: Ids) -> Ids:
+        """Those not asked for before; they count as asked for from here on."""
+        asked = self._asked.get(kind)
+        if asked is None:
+            self._asked[kind] = wanted
+            return wanted
+        unread = wanted - asked
+        self._asked[kind] = asked | unread
+        return unread
+
+    async def _rows(self, kind: type[Row], wanted: Ids) -> None:
+        into = self._set.rows.setdefault(kind, {})
+        missing: Ids = _inherit(wanted, self._before.rows.get(kind, {}), into)
+        for row in await self._select(_rows_statement(kind), missing):
+            into[row[1]] = row_from(kind, row)
+
+    async def _related(self, relation: Relation, wanted: Ids) -> None:
+        groups = self._set.related.setdefault(relation, {})
+        before = self._before.related.get(relation, {})
+        missing = {key for key in wanted if key not in before}
+        for key in wanted:
+            groups[key] = dict(before.get(key, ()))
+        for values in await self._select(_related_statement(relation), missing):
+            row: Any = row_from(relation.row, values)
+            groups[(row.tenant_id, relation.key_of(row) or "")][row.id] = row
+        # The database does not show yet what the batch in flight has changed.
+        for row in self._before.rows.get(relation.row, {}).values():
+            if row is not None:
+                for key in missing:
+                    groups[key].pop(row.id, None)
+                key_now = (row.tenant_id, relation.key_of(row) or "")
+                if key_now in missing:
+                    groups[key_now][row.id] = row
+        known = self._set.rows.setdefault(relation.row, {})
+        for key in wanted:
+            known.update(groups[key])
 
     async def _entries(self, wanted: Ids) -> None:
         missing = _inherit(wanted, self._before.entries, self._set.entries)
@@ -272,10 +257,7 @@ class Prefetch:
         return await cursor.fetchall()
 
 
-AnyRow = TypeVar("AnyRow", bound=Row)
-
-
-def _inherit(wanted: Ids, before: dict[str, AnyRow | None], into: dict[str, AnyRow | None]) -> Ids:
+def _inherit(wanted: Ids, before: Mapping[str, Any], into: dict[str, Any]) -> Ids:
     """Take over what the batch in flight knows to exist; the rest is returned, None for now."""
     missing: Ids = set()
     for tenant_id, id in wanted:
@@ -290,16 +272,32 @@ def _inherit(wanted: Ids, before: dict[str, AnyRow | None], into: dict[str, AnyR
 
 
 def _columns(alias: str, row_type: type[Row]) -> str:
-    table = next(table for table in ROW_TABLES if table.row is row_type)
-    return ", ".join(f"{alias}.{column}" for column in table.columns)
+    return ", ".join(f"{alias}.{column}" for column in TABLE_OF[row_type].columns)
+
+
+@lru_cache
+def _rows_statement(kind: type[Row]) -> LiteralString:
+    table = TABLE_OF[kind]
+    return f"""
+    SELECT {_columns("r", kind)} {_WANTED}
+    JOIN {table.name} r ON r.tenant_id = w.tenant_id AND r.{table.key} = w.id
+    """
+
+
+@lru_cache
+def _related_statement(relation: Relation) -> LiteralString:
+    counts = "" if relation.unless is None else f"WHERE r.{relation.unless} IS NULL"
+    wanted = _WANTED_TEXTS if relation.is_text else _WANTED
+    return f"""
+    SELECT {_columns("r", relation.row)} {wanted}
+    JOIN {TABLE_OF[relation.row].name} r ON r.tenant_id = w.tenant_id AND r.{relation.by} = w.id
+    {counts} ORDER BY r.id
+    """
 
 
 _ACCOUNT_COLUMNS: Final = len(LedgerAccount.__struct_fields__)
 _WANTED: Final = "FROM unnest(%s::uuid[], %s::uuid[]) AS w (tenant_id, id)"
-_API_KEYS: Final = f"""
-SELECT {_columns("k", ApiKey)} {_WANTED}
-JOIN api_keys k ON k.tenant_id = w.tenant_id AND k.id = w.id
-"""
+_WANTED_TEXTS: Final = "FROM unnest(%s::uuid[], %s::text[]) AS w (tenant_id, id)"
 _LEDGERS: Final = f"""
 SELECT {_columns("l", Ledger)} {_WANTED}
 JOIN ledgers l ON l.tenant_id = w.tenant_id AND l.id = w.id

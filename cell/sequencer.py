@@ -32,7 +32,7 @@ from cell.errors import ApiError, Conflict, NotApplied, OutcomeUnknown, Unproces
 from cell.ids import IdSource
 from cell.ledger.commands import Command
 from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
-from cell.prefetch import Needs, Prefetch, note_needs
+from cell.prefetch import Prefetch
 from cell.sequencer_status import SequencerStatus
 from cell.state import GenerationCache, LedgerCache, TransactionWithEntries
 from cell.store import (
@@ -112,6 +112,7 @@ class Sequencer:
             items_max=limits.queue_commands_max,
             items_per_tenant_max=limits.queue_commands_per_tenant_max,
             weigh=_entries_written,
+            is_alone=lambda submission: submission.command.is_exclusive(),
         )
         self._ids = IdSource()
         self._cache = LedgerCache(limits.cache_accounts)
@@ -235,6 +236,11 @@ class Sequencer:
     async def _advance(self, before: _InFlight | None) -> _InFlight | None:
         """Take a batch, decide it on top of the one before, and start to write it."""
         submissions = self._take()
+        if before is not None and submissions and submissions[0].command.is_exclusive():
+            # It asks the database, which does not show a batch in flight.
+            if await self._is_written(before):
+                self._settle(before.batch)
+            before = None
         batch = await self._decide_or_none(submissions, before)
         if before is not None and not await self._is_written(before):
             # What it was decided upon is void.
@@ -322,13 +328,11 @@ class Sequencer:
         """Decide the commands on top of the batch in flight, if there is one."""
         try:
             heads = await self._find_heads(submissions, below)
-            needs = Needs()
-            for submission in submissions:
-                note_needs(submission.command, submission.tenant_id, needs)
             prefetch = Prefetch(
                 self._store.prefetcher, self._cache, below.working_set if below else None
             )
-            batch = Batch(await prefetch.fill(needs), heads, self._ids.draw)
+            commands = [(submission.tenant_id, submission.command) for submission in submissions]
+            batch = Batch(await prefetch.fill(commands), heads, self._ids.draw)
             used = await self._find_keys(submissions) if looks_up_keys else {}
             for count, submission in enumerate(submissions, 1):
                 self._decide_one(batch, submission, used)

@@ -5,13 +5,12 @@ the guard broken or a commit's outcome unknown clears it. A batch's working set 
 whatever its commands may ask for was put there beforehand, an unknown object as None.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from cell.ledger.model import (
     AccountBalances,
-    ApiKey,
     Effects,
     Ledger,
     LedgerAccount,
@@ -21,7 +20,9 @@ from cell.ledger.model import (
     Status,
     TenantId,
 )
+from cell.ledger.needs import ExternalKey, Question, Relation
 
+AnyRow = TypeVar("AnyRow", bound=Row)
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -62,7 +63,6 @@ class GenerationCache(Generic[Key, Value]):
         return len(self._young) + len(self._old)
 
 
-ExternalKey = tuple[TenantId, str]
 Holders = dict[str, str]
 """Of one external id: ledger id to the id of the object that holds it there."""
 
@@ -71,7 +71,6 @@ Holders = dict[str, str]
 class WorkingSet:
     """Every row a batch may touch, as of its start plus what its commands have changed so far."""
 
-    api_keys: dict[str, ApiKey | None] = field(default_factory=dict)
     ledgers: dict[str, Ledger | None] = field(default_factory=dict)
     accounts: dict[str, LedgerAccount | None] = field(default_factory=dict)
     balances: dict[str, AccountBalances] = field(default_factory=dict)
@@ -80,6 +79,13 @@ class WorkingSet:
     live_entries: dict[str, tuple[LedgerEntry, ...]] = field(default_factory=dict)
     account_holders: dict[ExternalKey, Holders] = field(default_factory=dict)
     transaction_holders: dict[ExternalKey, Holders] = field(default_factory=dict)
+    rows: dict[type[Row], dict[str, Row | None]] = field(default_factory=dict)
+    """Rows of all other tables, by id."""
+    related: dict[Relation, dict[tuple[TenantId, str], dict[str, Row]]] = field(
+        default_factory=dict
+    )
+    """Of those tables: relation, key, id."""
+    answers: dict[tuple[TenantId, Question], object] = field(default_factory=dict)
 
     def apply(self, effects: Effects) -> None:
         """Make the rows of one command visible to the next one.
@@ -117,7 +123,23 @@ class WorkingSet:
         elif isinstance(row, Ledger):
             self.ledgers[row.id] = row
         else:
-            self.api_keys[row.id] = row
+            self._put_other(row)
+
+    def _put_other(self, row: Row) -> None:
+        """A row of a table without a place of its own, in whatever relations were read."""
+        changed: Any = row
+        known = self.rows.setdefault(type(row), {})
+        for relation, groups in self.related.items():
+            if relation.row is not type(row):
+                continue
+            before = known.get(changed.id)
+            key_before = relation.key_of(before) if before is not None else None
+            if key_before is not None:
+                groups.get((row.tenant_id, key_before), {}).pop(changed.id, None)
+            group = groups.get((row.tenant_id, relation.key_of(row) or ""))
+            if group is not None:
+                group[changed.id] = row
+        known[changed.id] = row
 
     def _hold_transaction(self, row: LedgerTransaction) -> None:
         external_id = held_external_id(row)
@@ -176,9 +198,16 @@ class TenantView:
         self.tenant_id = tenant_id
         self._set = working_set
 
-    def api_key(self, id: str) -> ApiKey | None:
-        row = self._set.api_keys.get(id)
+    def row(self, kind: type[AnyRow], id: str) -> AnyRow | None:
+        rows: Mapping[Any, Any] = self._set.rows
+        row: AnyRow | None = rows[kind].get(id)
         return row if row is not None and row.tenant_id == self.tenant_id else None
+
+    def related(self, relation: Relation, key: str) -> Sequence[Any]:
+        return tuple(self._set.related[relation][(self.tenant_id, key)].values())
+
+    def answer(self, question: Question) -> Any:
+        return self._set.answers[(self.tenant_id, question)]
 
     def ledger(self, id: str) -> Ledger | None:
         row = self._set.ledgers.get(id)

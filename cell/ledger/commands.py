@@ -13,6 +13,10 @@ from cell.ledger.model import Direction, Status
 class _Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="command"):
     """Encoded as an object with its name, absent fields left out."""
 
+    def is_exclusive(self) -> bool:
+        """Is it to be decided alone, with nothing in flight? So are all that ask a question."""
+        return False
+
 
 class CreateApiKey(_Command, frozen=True, tag="create_api_key"):
     id: str

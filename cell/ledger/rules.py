@@ -10,7 +10,7 @@ not the stamp's, and nothing is recorded.
 
 from collections.abc import Sequence
 from functools import singledispatch
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -25,9 +25,13 @@ from cell.ledger.model import (
     LedgerAccount,
     LedgerEntry,
     LedgerTransaction,
+    Row,
     Stamp,
     TenantId,
 )
+from cell.ledger.needs import Needs, Question, Relation, note_needs
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 METADATA_KEYS_MAX: Final = 200
 """Keys an object may hold; merging patches could otherwise grow a row for ever."""
@@ -38,7 +42,6 @@ class State(Protocol):
 
     tenant_id: TenantId
 
-    def api_key(self, id: str) -> ApiKey | None: ...
     def ledger(self, id: str) -> Ledger | None: ...
     def account(self, id: str) -> LedgerAccount | None: ...
     def balances(self, account_id: str) -> AccountBalances: ...
@@ -51,6 +54,14 @@ class State(Protocol):
     def transaction_with_external_id(self, ledger_id: str, external_id: str) -> str | None:
         """Id of the pending or posted transaction of the ledger that holds it."""
 
+    def row(self, kind: type[AnyRow], id: str) -> AnyRow | None:
+        """A row of any other table."""
+
+    def related(self, relation: Relation, key: str) -> Sequence[Any]:
+        """The rows of the relation, in the order of their ids, then as this batch wrote them."""
+
+    def answer(self, question: Question) -> Any: ...
+
 
 @singledispatch
 def apply(command: object, state: State, stamp: Stamp) -> Effects:
@@ -58,9 +69,16 @@ def apply(command: object, state: State, stamp: Stamp) -> Effects:
     raise AssertionError(f"no rule for {type(command).__name__}")
 
 
+@note_needs.register(commands.CreateApiKey | commands.RevokeApiKey)
+def _needs_of_api_key(
+    command: commands.CreateApiKey | commands.RevokeApiKey, tenant_id: TenantId, needs: Needs
+) -> None:
+    needs.row(ApiKey, tenant_id, command.id)
+
+
 @apply.register
 def _create_api_key(command: commands.CreateApiKey, state: State, stamp: Stamp) -> Effects:
-    known = state.api_key(command.id)
+    known = state.row(ApiKey, command.id)
     if known is not None and known.secret_sha256 != command.secret_sha256:
         raise Unprocessable(f"API key {command.id} exists with another secret", "id")
     if known is not None:
@@ -78,12 +96,24 @@ def _create_api_key(command: commands.CreateApiKey, state: State, stamp: Stamp) 
 
 @apply.register
 def _revoke_api_key(command: commands.RevokeApiKey, state: State, stamp: Stamp) -> Effects:
-    key = state.api_key(command.id)
+    key = state.row(ApiKey, command.id)
     if key is None:
         raise NotFound(f"no API key {command.id}")
     if key.revoked_at_us is not None:
         return Effects(updated=(key,))
     return Effects(updated=(replace(key, revoked_at_us=stamp.at_us, seq=stamp.seq),))
+
+
+@note_needs.register
+def _needs_of_new_ledger(command: commands.CreateLedger, tenant_id: TenantId, needs: Needs) -> None:
+    """A new ledger refers to nothing."""
+
+
+@note_needs.register(commands.UpdateLedger | commands.DeleteLedger)
+def _needs_of_ledger(
+    command: commands.UpdateLedger | commands.DeleteLedger, tenant_id: TenantId, needs: Needs
+) -> None:
+    needs.ledgers.add((tenant_id, command.id))
 
 
 @apply.register
@@ -125,6 +155,31 @@ def _delete_ledger(command: commands.DeleteLedger, state: State, stamp: Stamp) -
         return Effects(updated=(ledger,))
     gone = replace(ledger, discarded_at_us=stamp.at_us, updated_at_us=stamp.at_us, seq=stamp.seq)
     return Effects(updated=(gone,))
+
+
+@note_needs.register
+def _needs_of_new_account(
+    command: commands.CreateLedgerAccount, tenant_id: TenantId, needs: Needs
+) -> None:
+    needs.ledgers.add((tenant_id, command.ledger_id))
+    if command.external_id is not None:
+        needs.account_external_ids.add((tenant_id, command.external_id))
+
+
+@note_needs.register
+def _needs_of_account(
+    command: commands.UpdateLedgerAccount, tenant_id: TenantId, needs: Needs
+) -> None:
+    needs.accounts.add((tenant_id, command.id))
+    if command.external_id is not UNSET and command.external_id is not None:
+        needs.account_external_ids.add((tenant_id, command.external_id))
+
+
+@note_needs.register
+def _needs_of_gone_account(
+    command: commands.DeleteLedgerAccount, tenant_id: TenantId, needs: Needs
+) -> None:
+    needs.accounts.add((tenant_id, command.id))
 
 
 @apply.register
@@ -189,6 +244,11 @@ def _delete_account(command: commands.DeleteLedgerAccount, state: State, stamp: 
         return Effects(updated=(account,))
     gone = replace(account, discarded_at_us=stamp.at_us, updated_at_us=stamp.at_us, seq=stamp.seq)
     return Effects(updated=(gone,))
+
+
+@note_needs.register
+def _needs_of_entry(command: commands.UpdateLedgerEntry, tenant_id: TenantId, needs: Needs) -> None:
+    needs.entries.add((tenant_id, command.id))
 
 
 @apply.register

@@ -37,7 +37,9 @@ from cell.ledger.model import (
     LedgerTransaction,
     Stamp,
     Status,
+    TenantId,
 )
+from cell.ledger.needs import Needs, note_needs
 from cell.ledger.rules import State, apply, merged_metadata
 
 ENTRIES_MAX: Final = 1000
@@ -80,6 +82,24 @@ class _Accumulators:
             lock_version=lock_version,
             seq=seq,
         )
+
+
+@note_needs.register
+def _needs_of_new(command: CreateLedgerTransaction, tenant_id: TenantId, needs: Needs) -> None:
+    for draft in command.entries:
+        needs.accounts.add((tenant_id, draft.ledger_account_id))
+    if command.external_id is not None:
+        needs.transaction_external_ids.add((tenant_id, command.external_id))
+
+
+@note_needs.register
+def _needs_of_update(command: UpdateLedgerTransaction, tenant_id: TenantId, needs: Needs) -> None:
+    needs.transactions.add((tenant_id, command.id))
+    if command.entries is not UNSET:
+        for draft in command.entries:
+            needs.accounts.add((tenant_id, draft.ledger_account_id))
+    if command.external_id is not UNSET and command.external_id is not None:
+        needs.transaction_external_ids.add((tenant_id, command.external_id))
 
 
 @apply.register

@@ -12,13 +12,12 @@ from itertools import pairwise
 from typing import Any
 
 import psycopg
+from complete_state import CompleteWorkingSet
 
 from cell.journal import Record, decode_body
 from cell.ledger.model import (
     AccountBalances,
     Effects,
-    LedgerEntry,
-    LedgerTransaction,
     Row,
     Stamp,
     TenantId,
@@ -26,7 +25,7 @@ from cell.ledger.model import (
 from cell.ledger.rules import apply
 from cell.rows import read_as_model, row_from
 from cell.sequencer import KEY_LIFETIME_US
-from cell.state import TenantView, WorkingSet
+from cell.state import TenantView
 from cell.tables import ROW_TABLES
 
 CHECKS = {
@@ -158,7 +157,7 @@ def assert_last_time(connection: psycopg.Connection[Any], tenant_id: str, at_us:
 
 def executed_again(tenant_id: TenantId, records: list[Record]) -> list[Row]:
     """The tenant's rows after its last record, by the after-images and by the rules alike."""
-    working_set = WorkingSet(account_holders=EveryKey(dict), transaction_holders=EveryKey(dict))
+    working_set = CompleteWorkingSet()
     view = TenantView(tenant_id, working_set)
     rows: dict[tuple[type[Row], str], Row] = {}
     for record in records:
@@ -170,26 +169,8 @@ def executed_again(tenant_id: TenantId, records: list[Record]) -> list[Row]:
             rows[type(row), identity(row)] = row
         again = apply(record.command, view, stamp)
         assert again == effects, f"record {record.seq} is not what its command does"
-        commit(working_set, effects)
+        working_set.commit(effects)
     return list(rows.values())
-
-
-def commit(working_set: WorkingSet, effects: Effects) -> None:
-    """Apply the effects, then know the new transactions, too, as if read from the database."""
-    working_set.apply(effects)
-    for row in effects.inserted:
-        if isinstance(row, LedgerTransaction):
-            live = [each for each in effects.inserted if isinstance(each, LedgerEntry)]
-            working_set.transactions[row.id] = row
-            working_set.live_entries[row.id] = tuple(live)
-            working_set.entries.update((entry.id, entry) for entry in live)
-
-
-class EveryKey(defaultdict[Any, Any]):
-    """Holders of all external ids, known from the start: `get` makes what is missing, too."""
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return self[key]
 
 
 def identity(row: Row) -> str:

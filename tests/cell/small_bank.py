@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from cell_writing import CREDIT, DEBIT, transfer
-from ledger_audit import EveryKey, commit
+from complete_state import CompleteWorkingSet
 
 from cell.errors import ApiError, NotFound, Unprocessable
 from cell.ids import IdSource
@@ -28,9 +28,7 @@ class Book:
     """A ledger in memory, and what has been done to it."""
 
     def __init__(self) -> None:
-        self.working_set = WorkingSet(
-            account_holders=EveryKey(dict), transaction_holders=EveryKey(dict)
-        )
+        self.working_set = CompleteWorkingSet()
         self.ids = IdSource(random_bytes=bytes)
         self.stamp = Stamp(0, START_US, "")
 
@@ -39,7 +37,7 @@ class Book:
         self.stamp = Stamp(self.stamp.seq + 1, at_us, self.ids.draw(at_us))
         effects = rules.apply(command, TenantView(tenant_id, self.working_set), self.stamp)
         if not self.is_unchanged(effects):
-            commit(self.working_set, effects)
+            self.working_set.commit(effects)
         return effects
 
     def is_unchanged(self, effects: Effects) -> bool:
@@ -85,8 +83,9 @@ class Book:
 
 
 def everything(working_set: WorkingSet) -> Any:
-    kinds = ("api_keys", "ledgers", "accounts", "balances", "transactions", "entries")
-    return {kind: dict(getattr(working_set, kind)) for kind in (*kinds, "live_entries")}
+    kinds = ("ledgers", "accounts", "balances", "transactions", "entries", "live_entries")
+    rows = {kind: dict(rows) for kind, rows in working_set.rows.items() if rows}
+    return {kind: dict(getattr(working_set, kind)) for kind in kinds} | rows
 
 
 class Bank(Book):

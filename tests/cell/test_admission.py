@@ -95,6 +95,29 @@ def test_heavy_items_leave_room_for_light_ones(items: list[Any], taken: str) -> 
     assert len(rest) == len(items) - len(taken), "no bound of weight: all the rest"
 
 
+@pytest.mark.parametrize(
+    ("items", "takes"),
+    [
+        ("X", ["X"]),
+        ("aXa", ["a", "X", "a"]),
+        ("Xa", ["X", "a"]),
+        ("abXab", ["ab", "X", "ba"]),
+        ("aXbb", ["ab", "X", "b"]),
+        ("XY", ["X", "Y"]),
+        ("aXYb", ["a", "Y", "X", "b"]),
+    ],
+)
+def test_some_items_are_taken_by_themselves(items: str, takes: list[str]) -> None:
+    """Capitals are such items, X of tenant a and Y of tenant b."""
+    queue: FairQueue[str] = FairQueue(
+        items_max=9, items_per_tenant_max=9, is_alone=lambda item: item.isupper()
+    )
+    for item in items:
+        queue.put({"X": A, "Y": B}.get(item, TenantId(item)), item)
+    taken = ["".join(queue.take(2)) for _ in takes]
+    assert taken == takes and not len(queue)
+
+
 def test_bounds() -> None:
     queue = queue_of("aab", items_max=5, items_per_tenant_max=2)
     with pytest.raises(NotApplied) as refusal:

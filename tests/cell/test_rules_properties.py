@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from aimed_commands import EXTERNAL_IDS, Aim
+from complete_state import CompleteWorkingSet
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
-from ledger_audit import EveryKey, commit
 from msgspec.structs import replace
 from naive_ledger import NaiveLedger
 
@@ -24,7 +24,7 @@ from cell.ids import IdSource
 from cell.ledger import commands
 from cell.ledger.model import AccountBalances, Effects, Stamp, TenantId
 from cell.ledger.rules import apply
-from cell.state import TenantView, WorkingSet
+from cell.state import TenantView
 
 TENANTS = tuple(TenantId(f"00000000-0000-4000-8000-00000000000{n}") for n in (1, 2))
 REACHED: Counter[str] = Counter()
@@ -34,9 +34,7 @@ REACHED: Counter[str] = Counter()
 class Rules(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.working_set = WorkingSet(
-            account_holders=EveryKey(dict), transaction_holders=EveryKey(dict)
-        )
+        self.working_set = CompleteWorkingSet()
         self.naive = {tenant_id: NaiveLedger(tenant_id) for tenant_id in TENANTS}
         self.ids = IdSource(random_bytes=bytes)
         self.now_us = 1_700_000_000_000_000
@@ -89,7 +87,7 @@ class Rules(RuleBasedStateMachine):
         REACHED[name] += 1
         assert all(row.seq == stamp.seq for row in rows)
         self.assert_complete(effects)
-        commit(self.working_set, effects)
+        self.working_set.commit(effects)
         self.seqs[tenant_id] = stamp.seq
         self.assert_holders(naive)
 
