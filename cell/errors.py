@@ -10,6 +10,7 @@ CellError
 │   ├── TooLarge                413  the body is over the limit
 │   ├── UnsupportedMediaType    415  not JSON, or a compressed body
 │   ├── Unprocessable           422  well-formed, but a field or a rule of the ledger forbids it
+│   │   └── BalanceLockBroken   422  a balance would not be as the caller requires
 │   ├── NotApplied              421/429/503  a verdict: nothing was queued or done
 │   ├── OutcomeUnknown          503  the answer did not come in time; repeat with the same key
 │   └── Unavailable             503  the database cannot be read now
@@ -101,6 +102,10 @@ class Unprocessable(ApiError):
     """Well-formed, but a field or a rule of the ledger forbids it."""
 
     status = 422
+
+
+class BalanceLockBroken(Unprocessable):
+    """A balance would not be as the caller requires; all else is well with the transaction."""
 
 
 class NotApplied(ApiError):

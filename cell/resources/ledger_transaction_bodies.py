@@ -13,8 +13,8 @@ from cell.ledger.commands import (
     EntryDraft,
     UpdateLedgerTransaction,
 )
+from cell.ledger.entry_writing import ENTRIES_MAX
 from cell.ledger.model import Direction, Status
-from cell.ledger.transactions import ENTRIES_MAX
 from cell.timestamps import parse_date, parse_timestamp
 from cell.wellformed import (
     Description,

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from cell.errors import NotFound, Unprocessable
+from cell.errors import BalanceLockBroken, NotFound, Unprocessable
 from cell.ids import derive_id
 from cell.ledger import commands, model
 from cell.ledger.model import Direction, Stamp, Status
@@ -18,6 +18,7 @@ from cell.ledger.model import Direction, Stamp, Status
 Refusal = tuple[type[Exception], str | None]
 FORBIDDEN: Refusal = (Unprocessable, "ledger_transaction")
 BAD_ENTRIES: Refusal = (Unprocessable, "ledger_entries")
+BROKEN_LOCK: Refusal = (BalanceLockBroken, "ledger_entries")
 TAKEN: Refusal = (Unprocessable, "external_id")
 
 
@@ -336,8 +337,9 @@ class NaiveLedger:
         holds = command.external_id is not None and not is_archived
         if holds and self.holder(ledger, command.external_id):
             return TAKEN
-        if not self.locks_hold(command.entries, command.status, ()):
-            return BAD_ENTRIES
+        refusal = self.judge_locks(command.entries, command.status, ())
+        if refusal is not None:
+            return refusal
         transaction = Transaction(
             id=stamp.id_base,
             ledger=ledger,
@@ -388,10 +390,10 @@ class NaiveLedger:
         holds = external_id is not None and Status.ARCHIVED not in (status, transaction.status)
         if holds and self.holder(transaction.ledger, external_id) not in (None, transaction.id):
             return TAKEN
-        if command.entries is not UNSET and not self.locks_hold(
-            command.entries, status, transaction.entries
-        ):
-            return BAD_ENTRIES
+        if command.entries is not UNSET:
+            refusal = self.judge_locks(command.entries, status, transaction.entries)
+            if refusal is not None:
+                return refusal
         if not writes_entries and (fields, metadata) == (transaction.fields, transaction.metadata):
             return False
         drafts = command.entries
@@ -436,19 +438,20 @@ class NaiveLedger:
         created: Any = self.accounts[account].created
         return (created.currency, created.currency_exponent)
 
-    def locks_hold(self, drafts: Any, status: Status, replaced: Any) -> bool:
+    def judge_locks(self, drafts: Any, status: Status, replaced: Any) -> Refusal | None:
+        for draft in drafts:
+            if draft.lock_version not in (None, self.version(draft.ledger_account_id)):
+                return BAD_ENTRIES
         for draft in drafts:
             account = draft.ledger_account_id
-            if draft.lock_version not in (None, self.version(account)):
-                return False
             sums = self.sums_with(account, drafts, status, replaced)
             amounts = three_balances(self.accounts[account].created, sums)
             for lock, amount in zip(
                 (draft.pending_lock, draft.posted_lock, draft.available_lock), amounts, strict=True
             ):
                 if lock is not None and not holds(lock, amount):
-                    return False
-        return True
+                    return BROKEN_LOCK
+        return None
 
     def sums_with(self, account: str, drafts: Any, status: Status, replaced: Any) -> list[int]:
         """The account's sums with these drafts in the place of those entries."""

@@ -6,7 +6,7 @@ import pytest
 from cell_writing import CREDIT, DEBIT, transfer
 from complete_state import CompleteWorkingSet
 
-from cell.errors import ApiError, NotFound, Unprocessable
+from cell.errors import ApiError, BalanceLockBroken, NotFound, Unprocessable
 from cell.ids import IdSource
 from cell.ledger import balances, commands, rules
 from cell.ledger.model import AccountBalances, Effects, Stamp, Status, TenantId
@@ -20,6 +20,7 @@ PENDING, POSTED, ARCHIVED = Status.PENDING, Status.POSTED, Status.ARCHIVED
 
 NOT_FOUND = (NotFound, "ledger_entries")
 BAD_ENTRIES = (Unprocessable, "ledger_entries")
+BROKEN_LOCK = (BalanceLockBroken, "ledger_entries")
 TAKEN = (Unprocessable, "external_id")
 FORBIDDEN = (Unprocessable, "ledger_transaction")
 

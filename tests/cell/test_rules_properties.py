@@ -157,6 +157,7 @@ def test_the_sequences_came_through_everything() -> None:
         "create_ledger_transaction refused: NotFound ledger_entries",
         "create_ledger_transaction refused: Unprocessable ledger_entries",
         "create_ledger_transaction refused: Unprocessable external_id",
+        "create_ledger_transaction refused: BalanceLockBroken ledger_entries",
         "update_ledger_transaction",
         "update_ledger_transaction changed nothing",
         "update_ledger_transaction refused: NotFound None",

@@ -12,6 +12,7 @@ from msgspec.structs import asdict, replace
 from small_bank import (
     ARCHIVED,
     BAD_ENTRIES,
+    BROKEN_LOCK,
     FORBIDDEN,
     PENDING,
     POSTED,
@@ -198,7 +199,7 @@ def test_all_conditions_of_a_lock_hold_afterwards(
     if holds:
         bank.apply(command)
     else:
-        assert bank.refused(command) == BAD_ENTRIES
+        assert bank.refused(command) == BROKEN_LOCK
 
 
 def test_locks_are_on_the_normal_side(bank: Bank) -> None:
@@ -223,7 +224,7 @@ def test_a_lock_judges_the_whole_transaction(bank: Bank) -> None:
         if holds:
             bank.apply(command)
         else:
-            assert bank.refused(command) == BAD_ENTRIES
+            assert bank.refused(command) == BROKEN_LOCK
 
 
 def test_locks_of_a_replacement_take_out_what_was_there_before(bank: Bank) -> None:
@@ -237,7 +238,7 @@ def test_locks_of_a_replacement_take_out_what_was_there_before(bank: Bank) -> No
         if holds:
             bank.apply(change)
         else:
-            assert bank.refused(change) == BAD_ENTRIES
+            assert bank.refused(change) == BROKEN_LOCK
 
 
 def test_a_change_of_status_has_no_locks(bank: Bank) -> None:
@@ -252,7 +253,7 @@ def test_a_lock_that_is_broken_already_stays_broken_though_things_improve(bank: 
     bank.create(transfer(bank.alice, bank.cash, 5, POSTED))
     drafts = transfer(bank.cash, bank.alice, 1).entries
     locked = replace(drafts[1], posted_lock=BalanceLock(gte=0))
-    assert bank.refused(entries(drafts[0], locked, status=POSTED)) == BAD_ENTRIES
+    assert bank.refused(entries(drafts[0], locked, status=POSTED)) == BROKEN_LOCK
 
 
 # --- lock_version (§6.4) -------------------------------------------------------------------------
