@@ -7,6 +7,7 @@ helps: the SDKs repeat 409, 429 and 5xx by themselves unless told otherwise.
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from cell.errors import (
     ApiError,
@@ -42,21 +43,26 @@ def render(view: Any) -> bytes:
     return _encoder.encode(view)
 
 
-class _Error(msgspec.Struct, frozen=True, omit_defaults=True):
+class Problem(msgspec.Struct, frozen=True):
     code: str
     message: str
-    parameter: str | None = None
+    parameter: str | UnsetType = UNSET
+
+
+class ErrorView(msgspec.Struct, frozen=True):
+    errors: Problem
 
 
 def answer_error(error: ApiError) -> Answer:
-    content = _Error(error.code, error.message, error.parameter)
-    return Answer(error.status, render({"errors": content}), _error_headers(error))
+    parameter = UNSET if error.parameter is None else error.parameter
+    view = ErrorView(Problem(error.code, error.message, parameter))
+    return Answer(error.status, render(view), _error_headers(error))
 
 
 def answer_failure() -> Answer:
     """The answer to a mistake of ours: what happened is in the log, under the request id."""
-    content = _Error("internal_error", "the cell failed; its log has the reason")
-    return Answer(500, render({"errors": content}))
+    problem = Problem("internal_error", "the cell failed; its log has the reason")
+    return Answer(500, render(ErrorView(problem)))
 
 
 def _error_headers(error: ApiError) -> Headers:

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString, TypeVar
 
+import msgspec
+
 from cell import strict_json
 from cell.answers import Answer
 from cell.batch import Applied, Idempotency
@@ -17,6 +19,7 @@ from cell.errors import InvalidRequest, TooLarge, Unprocessable, UnsupportedMedi
 from cell.journal import Record
 from cell.ledger.commands import Command
 from cell.ledger.model import AccountBalances, LedgerAccount, TenantId
+from cell.parameters import Parameter
 from cell.query import Query
 from cell.reads import Reader
 from cell.sequencer import Sequencer
@@ -138,10 +141,30 @@ Endpoint = Callable[[Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """One method of one path: who answers it, and how it is described.
+
+    Not said are what all have in common: credentials, ids that are unknown, input that is
+    malformed, a cell that cannot answer now.
+    """
+
     method: str
     path: str
     """As in `/api/ledgers/{id}`: literal and variable segments alternate after `/api`."""
     endpoint: Endpoint
+    summary: str = ""
+    """A few words, as a title."""
+    shows: Any = None
+    """The view answered: a struct, `list[struct]` for a page of them, None for an empty body."""
+    body: type[msgspec.Struct] | None = None
+    """What `Call.body` is asked for; None where no body is read."""
+    parameters: tuple[Parameter, ...] = ()
+    """Of the query string: every one the endpoint reads."""
+    errors: tuple[int, ...] = ()
+    """Statuses beyond those which follow from the method, the path, the body and parameters."""
+
+    @property
+    def success(self) -> int:
+        return 201 if self.method == "POST" else 200
 
 
 async def read_body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:

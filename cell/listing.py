@@ -1,28 +1,20 @@
 """Listings: the filters and the page of a request to one SELECT (pure).
 
 SQL is put together from constants of this package and placeholders only; whatever the caller sent
-is a parameter. A resource names its filters one line each; see `cell/resources/`.
+is a parameter. A resource declares its filters one line each; see `cell/resources/`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, LiteralString
 
 import msgspec
 
 from cell.errors import Unprocessable
 from cell.pagination import Page
+from cell.parameters import BALANCE_OPERATORS, OPERATORS, Filter, Kind
 from cell.query import Query
 from cell.timestamps import DAY_US, parse_date, parse_timestamp
 from cell.wellformed import METADATA_KEYS_MAX
-
-_OPERATORS: Final[Mapping[str, LiteralString]] = {
-    "gt": " > ",
-    "gte": " >= ",
-    "lt": " < ",
-    "lte": " <= ",
-    "eq": " = ",
-}
-_BALANCE_OPERATORS: Final[Mapping[str, LiteralString]] = {**_OPERATORS, "not_eq": " <> "}
 
 _INTEGER_DIGITS_MAX: Final = 60
 """Balances are sums and may be longer than one amount; longer than this is no question."""
@@ -41,84 +33,73 @@ class Filters:
         self._conditions.append(condition)
         self._parameters.extend(parameters)
 
-    def equal(self, name: str, column: LiteralString) -> None:
-        """`name=text`."""
-        value = self.query.text(name)
+    def apply(self, declared: Iterable[Filter]) -> None:
+        """Read each filter from the query and restrict the listing by those that are there."""
+        for one in declared:
+            self._apply(one.name, one.kind, one.sql, one.choices)
+
+    def _apply(self, name: str, kind: Kind, sql: LiteralString, choices: Iterable[str]) -> None:
+        match kind:
+            case Kind.TEXT:
+                self._equal(sql, self.query.text(name))
+            case Kind.ID:
+                self._equal(sql, self.query.uuid(name))
+            case Kind.CHOICE:
+                self._equal(sql, self.query.choice(name, choices))
+            case Kind.TEXTS:
+                self._any(sql, self.query.texts(name), "text")
+            case Kind.IDS:
+                self._any(sql, self.query.uuids(name), "uuid")
+            case Kind.CHOICES:
+                self._any(sql, self.query.choices(name, choices), "text")
+            case Kind.TIMES:
+                self._range(name, sql, OPERATORS, parse_timestamp, "%s::bigint")
+            case Kind.DAYS:
+                self._days(name, sql)
+            case Kind.INTEGERS:
+                self._range(name, sql, OPERATORS, _parse_integer, "%s::numeric")
+            case Kind.BALANCES:
+                self._range(name, sql, BALANCE_OPERATORS, _parse_integer, "%s::numeric")
+            case Kind.METADATA:
+                self._metadata(name, sql)
+            case _:
+                raise AssertionError(f"{name}: a listing cannot be filtered by a {kind}")
+
+    def _equal(self, sql: LiteralString, value: str | None) -> None:
         if value is not None:
-            self.add(column + " = %s", value)
+            self._compare(sql, "=", "%s", value)
 
-    def equal_id(self, name: str, column: LiteralString) -> None:
-        value = self.query.uuid(name)
-        if value is not None:
-            self.add(column + " = %s", value)
-
-    def one_of(self, name: str, column: LiteralString) -> None:
-        """`name[]=…` or `name=…`: any of several texts."""
-        values = self.query.texts(name)
+    def _any(self, sql: LiteralString, values: list[str], element: LiteralString) -> None:
         if values:
-            self.add(column + " = ANY(%s::text[])", values)
+            self._compare(sql, "=", f"ANY(%s::{element}[])", values)
 
-    def ids(self, column: LiteralString) -> None:
-        """`id[]=…`."""
-        values = self.query.uuids("id")
-        if values:
-            self.add(column + " = ANY(%s::uuid[])", values)
-
-    def choice(self, name: str, column: LiteralString, choices: type) -> None:
-        value = self.query.choice(name, choices)
-        if value is not None:
-            self.add(column + " = %s", value)
-
-    def statuses(self, column: LiteralString, choices: type) -> None:
-        """`status=…` or `status[]=…`."""
-        values = self.query.choices("status", choices)
-        if values:
-            self.add(column + " = ANY(%s::transaction_status[])", values)
-
-    def metadata(self, column: LiteralString) -> None:
-        """`metadata[key]=value`: every pair, exactly."""
-        wanted = self.query.mapping("metadata")
+    def _metadata(self, name: str, sql: LiteralString) -> None:
+        """Every pair, exactly."""
+        wanted = self.query.mapping(name)
         if len(wanted) > METADATA_KEYS_MAX:
-            raise Unprocessable(f"metadata takes at most {METADATA_KEYS_MAX} keys", "metadata")
+            raise Unprocessable(f"{name} takes at most {METADATA_KEYS_MAX} keys", name)
         if wanted:
-            self.add(column + " @> %s::jsonb", msgspec.json.encode(wanted).decode())
+            self._compare(sql, "@>", "%s::jsonb", msgspec.json.encode(wanted).decode())
 
-    def times(self, name: str, column: LiteralString) -> None:
-        """`name[gte]=timestamp`, with gt, gte, lt, lte, eq."""
-        self._range(name, column, _OPERATORS, parse_timestamp, "%s::bigint")
-
-    def integers(self, name: str, column: LiteralString) -> None:
-        self._range(name, column, _OPERATORS, _parse_integer, "%s::numeric")
-
-    def balances(self, name: str, expression: LiteralString) -> None:
-        """As `integers`, and not_eq."""
-        self._range(name, expression, _BALANCE_OPERATORS, _parse_integer, "%s::numeric")
-
-    def dates(self, name: str, column: LiteralString) -> None:
-        """`name[gte]=date`: compared with the UTC day of the column."""
-        for operator, bounds in self.date_bounds(name):
-            self.add(column + operator + "%s::bigint", bounds)
-
-    def date_bounds(self, name: str) -> list[tuple[LiteralString, int]]:
-        """Conditions on days as conditions on times; a day is [midnight, next midnight)."""
-        found: list[tuple[LiteralString, int]] = []
-        for operator, text in self._operands(name, _OPERATORS):
+    def _days(self, name: str, sql: LiteralString) -> None:
+        """Conditions on days as conditions on times; a day is [midnight, next midnight), UTC."""
+        for operator, text in self._operands(name, OPERATORS):
             # A caller's datetime arrives as a full timestamp; its day is meant.
             start = parse_date(text[:10], name)
-            if operator in ("gt", "lte"):
-                found.append((" >= " if operator == "gt" else " < ", start + DAY_US))
-            elif operator in ("gte", "lt"):
-                found.append((" >= " if operator == "gte" else " < ", start))
+            if operator != "eq":
+                is_next = operator in ("gt", "lte")
+                of_times: LiteralString = ">=" if operator in ("gt", "gte") else "<"
+                self._compare(sql, of_times, "%s::bigint", start + DAY_US * is_next)
             else:
-                found += [(" >= ", start), (" < ", start + DAY_US)]
-        return found
+                self._compare(sql, ">=", "%s::bigint", start)
+                self._compare(sql, "<", "%s::bigint", start + DAY_US)
 
     def having(self, name: str, expression: LiteralString) -> tuple[LiteralString, list[object]]:
         """The conditions of an amount range on an aggregate, for a HAVING clause; may be empty."""
         parts: list[LiteralString] = []
         parameters: list[object] = []
-        for operator, text in self._operands(name, _OPERATORS):
-            parts.append(expression + _OPERATORS[operator] + "%s::numeric")
+        for operator, text in self._operands(name, OPERATORS):
+            parts.append(f"{expression} {OPERATORS[operator]} %s::numeric")
             parameters.append(_parse_integer(text, name))
         return " AND ".join(parts), parameters
 
@@ -164,13 +145,22 @@ class Filters:
     def _range(
         self,
         name: str,
-        column: LiteralString,
+        sql: LiteralString,
         operators: Mapping[str, LiteralString],
         parse: Callable[[str, str], int],
         placeholder: LiteralString,
     ) -> None:
         for operator, text in self._operands(name, operators):
-            self.add(column + operators[operator] + placeholder, parse(text, name))
+            self._compare(sql, operators[operator], placeholder, parse(text, name))
+
+    def _compare(
+        self, sql: LiteralString, operator: LiteralString, operand: LiteralString, value: object
+    ) -> None:
+        """A filter's condition on one value, from its column or its own words."""
+        if "%s" in sql:
+            self.add(sql.replace("{op}", operator), *[value] * sql.count("%s"))
+        else:
+            self.add(f"{sql} {operator} {operand}", value)
 
     def _operands(self, name: str, operators: Mapping[str, LiteralString]) -> list[tuple[str, str]]:
         asked = self.query.mapping(name)

@@ -18,12 +18,22 @@ from typing import Final, TypeVar
 from cell.answers import Answer, render
 from cell.errors import InvalidRequest, Unprocessable
 from cell.ledger.model import TenantId
+from cell.parameters import Kind, Parameter
 from cell.query import Query
 
 PER_PAGE_DEFAULT: Final = 25
 PER_PAGE_MAX: Final = 100
 PER_PAGE_HEADER: Final = b"x-per-page"
 CURSOR_HEADER: Final = b"x-after-cursor"
+
+PAGING: Final = (Parameter("per_page", Kind.COUNT), Parameter("after_cursor", Kind.TEXT))
+"""What every list takes."""
+
+
+def order_by(orders: tuple[str, ...]) -> Parameter:
+    """What a list takes that can be ordered by those columns."""
+    return Parameter("order_by", Kind.ORDER, choices=orders)
+
 
 Row = TypeVar("Row")
 

@@ -5,6 +5,7 @@ nobody asks for are ignored, except those in NOT_SUPPORTED, which would change t
 error is Unprocessable with the parameter's name. Knows nothing of SQL: see `listing`.
 """
 
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -84,12 +85,12 @@ class Query:
     def uuids(self, name: str) -> list[str]:
         return [parse_uuid(value, name) for value in self.texts(name)]
 
-    def choice(self, name: str, choices: type) -> str | None:
+    def choice(self, name: str, choices: Iterable[str]) -> str | None:
         """One of the values of a StrEnum."""
         value = self.text(name)
         return None if value is None else _chosen(value, name, choices)
 
-    def choices(self, name: str, choices: type) -> list[str]:
+    def choices(self, name: str, choices: Iterable[str]) -> list[str]:
         return [_chosen(value, name, choices) for value in self.texts(name)]
 
 
@@ -111,8 +112,8 @@ def _pairs(query_string: bytes) -> list[tuple[str, str]]:
     return pairs
 
 
-def _chosen(value: str, name: str, choices: type) -> str:
-    known = [str(choice) for choice in choices]  # type: ignore[attr-defined]
+def _chosen(value: str, name: str, choices: Iterable[str]) -> str:
+    known = [str(choice) for choice in choices]
     if value not in known:
         raise Unprocessable(f"{name} is one of {', '.join(known)}, not {value!r}", name)
     return value

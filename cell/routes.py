@@ -5,17 +5,19 @@ A new resource is a file in `cell/resources/` and its line in each of the two li
 
 from typing import Final
 
+from cell import openapi
 from cell.calls import FirstAnswer
 from cell.ledger.commands import Command
 from cell.resources import ledger_accounts, ledger_entries, ledger_transactions, ledgers, ping
 
-ROUTES: Final = (
+_RESOURCES: Final = (
     *ping.ROUTES,
     *ledgers.ROUTES,
     *ledger_accounts.ROUTES,
     *ledger_transactions.ROUTES,
     *ledger_entries.ROUTES,
 )
+ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledgers.FIRST_ANSWERS,
     **ledger_accounts.FIRST_ANSWERS,

@@ -25,7 +25,8 @@ from cell.ledger.commands import (
 from cell.ledger.currencies import resolve_exponent
 from cell.ledger.model import AccountBalances, Direction, LedgerAccount
 from cell.listing import Filters
-from cell.pagination import Position, answer_page, parse_page
+from cell.pagination import PAGING, Position, answer_page, parse_page
+from cell.parameters import Filter, Kind
 from cell.query import Query
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
@@ -237,6 +238,22 @@ _AVAILABLE: Final = """(CASE a.normal_balance
 """
 
 
+FILTERS: Final = (
+    Filter("id", Kind.IDS, "a.id"),
+    Filter("name", Kind.TEXTS, "a.name"),
+    Filter("ledger_id", Kind.ID, "a.ledger_id"),
+    Filter("external_id", Kind.TEXT, "a.external_id"),
+    Filter("currency", Kind.TEXT, "a.currency"),
+    Filter("normal_balance", Kind.CHOICE, "a.normal_balance", choices=Direction),
+    Filter("pending_balance_amount", Kind.BALANCES, _PENDING),
+    Filter("posted_balance_amount", Kind.BALANCES, _POSTED),
+    Filter("available_balance_amount", Kind.BALANCES, _AVAILABLE),
+    Filter("created_at", Kind.TIMES, "a.created_at_us"),
+    Filter("updated_at", Kind.TIMES, "a.updated_at_us"),
+    Filter("metadata", Kind.METADATA, "a.metadata"),
+)
+
+
 async def list_page(call: Call) -> Answer:
     query = call.query()
     page = parse_page(query, call.tenant_id, "ledger_accounts", ())
@@ -250,18 +267,7 @@ async def list_page(call: Call) -> Answer:
 def _filters(query: Query, tenant_id: str) -> Filters:
     filters = Filters(query, "a", tenant_id)
     filters.add(_LIVE)
-    filters.ids("a.id")
-    filters.one_of("name", "a.name")
-    filters.equal_id("ledger_id", "a.ledger_id")
-    filters.equal("external_id", "a.external_id")
-    filters.equal("currency", "a.currency")
-    filters.choice("normal_balance", "a.normal_balance", Direction)
-    filters.balances("pending_balance_amount", _PENDING)
-    filters.balances("posted_balance_amount", _POSTED)
-    filters.balances("available_balance_amount", _AVAILABLE)
-    filters.times("created_at", "a.created_at_us")
-    filters.times("updated_at", "a.updated_at_us")
-    filters.metadata("a.metadata")
+    filters.apply(FILTERS)
     return filters
 
 
@@ -270,10 +276,45 @@ def _position(pair: Account) -> Position:
 
 
 ROUTES: Final = (
-    Route("POST", "/api/ledger_accounts", create),
-    Route("GET", "/api/ledger_accounts", list_page),
-    Route("GET", "/api/ledger_accounts/{id}", retrieve),
-    Route("PATCH", "/api/ledger_accounts/{id}", update),
-    Route("DELETE", "/api/ledger_accounts/{id}", delete),
+    Route(
+        "POST",
+        "/api/ledger_accounts",
+        create,
+        "Create a ledger account",
+        LedgerAccountView,
+        CreateBody,
+        errors=(404,),
+    ),
+    Route(
+        "GET",
+        "/api/ledger_accounts",
+        list_page,
+        "List ledger accounts",
+        list[LedgerAccountView],
+        parameters=(*PAGING, *FILTERS),
+    ),
+    Route(
+        "GET",
+        "/api/ledger_accounts/{id}",
+        retrieve,
+        "Retrieve a ledger account by its id or its external id",
+        LedgerAccountView,
+        errors=(409,),
+    ),
+    Route(
+        "PATCH",
+        "/api/ledger_accounts/{id}",
+        update,
+        "Update a ledger account",
+        LedgerAccountView,
+        UpdateBody,
+    ),
+    Route(
+        "DELETE",
+        "/api/ledger_accounts/{id}",
+        delete,
+        "Delete a ledger account",
+        LedgerAccountView,
+    ),
 )
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {CreateLedgerAccount: answer_created}

@@ -15,7 +15,8 @@ from cell.errors import NotFound
 from cell.ledger.commands import UpdateLedgerEntry
 from cell.ledger.model import Direction, LedgerEntry, Status
 from cell.listing import Filters
-from cell.pagination import Position, answer_page, parse_page
+from cell.pagination import PAGING, Position, answer_page, order_by, parse_page
+from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
@@ -81,7 +82,7 @@ _RETRIEVE: Final = f"SELECT {_SHOWN} FROM ledger_entries e WHERE e.tenant_id = %
 
 
 async def retrieve(call: Call) -> Answer:
-    with_balances = call.query().flag("show_balances")
+    with_balances = call.query().flag(SHOW_BALANCES.name)
     id = _require_id(call)
     rows = await call.fetch(_RETRIEVE, (call.tenant_id, id))
     if not rows:
@@ -109,13 +110,29 @@ def _require_id(call: Call) -> str:
 _OF_TRANSACTION_DATED: Final = """EXISTS (
     SELECT FROM ledger_transactions t
     WHERE t.tenant_id = e.tenant_id AND t.id = e.ledger_transaction_id
-        AND t.effective_at_us"""
+        AND t.effective_at_us {op} %s)"""
+SHOW_BALANCES: Final = Parameter("show_balances", Kind.FLAG)
+SHOW_DELETED: Final = Parameter("show_deleted", Kind.FLAG)
+FILTERS: Final = (
+    Filter("id", Kind.IDS, "e.id"),
+    Filter("ledger_account_id", Kind.ID, "e.ledger_account_id"),
+    Filter("ledger_transaction_id", Kind.ID, "e.ledger_transaction_id"),
+    Filter("direction", Kind.CHOICE, "e.direction", choices=Direction),
+    Filter("status", Kind.CHOICES, "e.status = ANY(%s::transaction_status[])", choices=Status),
+    Filter("amount", Kind.INTEGERS, "e.amount"),
+    Filter("ledger_account_lock_version", Kind.INTEGERS, "e.lock_version"),
+    Filter("effective_at", Kind.TIMES, "e.effective_at_us"),
+    Filter("created_at", Kind.TIMES, "e.created_at_us"),
+    Filter("updated_at", Kind.TIMES, "e.updated_at_us"),
+    Filter("effective_date", Kind.DAYS, _OF_TRANSACTION_DATED),
+    Filter("metadata", Kind.METADATA, "e.metadata"),
+)
 
 
 async def list_page(call: Call) -> Answer:
     query = call.query()
     page = parse_page(query, call.tenant_id, "ledger_entries", ORDERS)
-    with_balances = query.flag("show_balances")
+    with_balances = query.flag(SHOW_BALANCES.name)
     filters = _filters(query, call.tenant_id)
     statement, parameters = filters.select(
         page, shown=_SHOWN, source="ledger_entries e", effective_at="e.effective_at_us"
@@ -130,21 +147,9 @@ async def list_page(call: Call) -> Answer:
 
 def _filters(query: Query, tenant_id: str) -> Filters:
     filters = Filters(query, "e", tenant_id)
-    if not query.flag("show_deleted"):
+    if not query.flag(SHOW_DELETED.name):
         filters.add("e.discarded_at_us IS NULL")
-    filters.ids("e.id")
-    filters.equal_id("ledger_account_id", "e.ledger_account_id")
-    filters.equal_id("ledger_transaction_id", "e.ledger_transaction_id")
-    filters.choice("direction", "e.direction", Direction)
-    filters.statuses("e.status", Status)
-    filters.integers("amount", "e.amount")
-    filters.integers("ledger_account_lock_version", "e.lock_version")
-    filters.times("effective_at", "e.effective_at_us")
-    filters.times("created_at", "e.created_at_us")
-    filters.times("updated_at", "e.updated_at_us")
-    for operator, at_us in filters.date_bounds("effective_date"):
-        filters.add(f"{_OF_TRANSACTION_DATED}{operator}%s)", at_us)
-    filters.metadata("e.metadata")
+    filters.apply(FILTERS)
     return filters
 
 
@@ -153,7 +158,28 @@ def _position(entry: LedgerEntry) -> Position:
 
 
 ROUTES: Final = (
-    Route("GET", "/api/ledger_entries", list_page),
-    Route("GET", "/api/ledger_entries/{id}", retrieve),
-    Route("PATCH", "/api/ledger_entries/{id}", update),
+    Route(
+        "GET",
+        "/api/ledger_entries",
+        list_page,
+        "List ledger entries",
+        list[LedgerEntryView],
+        parameters=(*PAGING, order_by(ORDERS), SHOW_BALANCES, SHOW_DELETED, *FILTERS),
+    ),
+    Route(
+        "GET",
+        "/api/ledger_entries/{id}",
+        retrieve,
+        "Retrieve a ledger entry",
+        LedgerEntryView,
+        parameters=(SHOW_BALANCES,),
+    ),
+    Route(
+        "PATCH",
+        "/api/ledger_entries/{id}",
+        update,
+        "Update a ledger entry's metadata",
+        LedgerEntryView,
+        UpdateBody,
+    ),
 )

@@ -16,7 +16,8 @@ from cell.journal import Record
 from cell.ledger.commands import Command, CreateLedgerTransaction
 from cell.ledger.model import LedgerEntry, LedgerTransaction, Status
 from cell.listing import Filters
-from cell.pagination import Position, answer_page, parse_page
+from cell.pagination import PAGING, Position, answer_page, order_by, parse_page
+from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
 from cell.resources import ledger_entries
 from cell.resources.ledger_entries import LedgerEntryView
@@ -183,29 +184,31 @@ _HAS_TOTAL: Final = (
 )
 
 
+FILTERS: Final = (
+    Filter("id", Kind.IDS, "t.id"),
+    Filter("ledger_id", Kind.ID, "t.ledger_id"),
+    Filter("ledger_account_id", Kind.ID, _HAS_ACCOUNT),
+    Filter("external_id", Kind.TEXT, _HAS_EXTERNAL_ID),
+    Filter("status", Kind.CHOICES, "t.status = ANY(%s::transaction_status[])", choices=Status),
+    Filter("ledgerable_type", Kind.CHOICE, "t.ledgerable_type", choices=LedgerableType),
+    Filter("ledgerable_id", Kind.TEXT, "t.ledgerable_id"),
+    Filter("reverses_ledger_transaction_id", Kind.ID, "t.reverses_id"),
+    Filter("partially_posts_ledger_transaction_id", Kind.ID, "t.partially_posts_id"),
+    Filter("effective_at", Kind.TIMES, "t.effective_at_us"),
+    Filter("effective_date", Kind.DAYS, "t.effective_at_us"),
+    Filter("posted_at", Kind.TIMES, "t.posted_at_us"),
+    Filter("created_at", Kind.TIMES, "t.created_at_us"),
+    Filter("updated_at", Kind.TIMES, "t.updated_at_us"),
+    Filter("metadata", Kind.METADATA, "t.metadata"),
+)
+AMOUNT: Final = Parameter("amount", Kind.INTEGERS)
+
+
 def _filters(query: Query, tenant_id: str) -> Filters:
     filters = Filters(query, "t", tenant_id)
-    filters.ids("t.id")
-    filters.equal_id("ledger_id", "t.ledger_id")
-    account_id = query.uuid("ledger_account_id")
-    if account_id is not None:
-        filters.add(_HAS_ACCOUNT, account_id)
-    external_id = query.text("external_id")
-    if external_id is not None:
-        filters.add(_HAS_EXTERNAL_ID, external_id, external_id)
-    filters.statuses("t.status", Status)
-    filters.choice("ledgerable_type", "t.ledgerable_type", LedgerableType)
-    filters.equal("ledgerable_id", "t.ledgerable_id")
-    filters.equal_id("reverses_ledger_transaction_id", "t.reverses_id")
-    filters.equal_id("partially_posts_ledger_transaction_id", "t.partially_posts_id")
-    filters.times("effective_at", "t.effective_at_us")
-    filters.dates("effective_date", "t.effective_at_us")
-    filters.times("posted_at", "t.posted_at_us")
-    filters.times("created_at", "t.created_at_us")
-    filters.times("updated_at", "t.updated_at_us")
-    filters.metadata("t.metadata")
+    filters.apply(FILTERS)
     # A transaction's amount is the total of its debits, in any of its currencies.
-    having, amounts = filters.having("amount", "sum(x.amount)")
+    having, amounts = filters.having(AMOUNT.name, "sum(x.amount)")
     if amounts:
         filters.add(f"{_HAS_TOTAL}{having})", *amounts)
     return filters
@@ -216,9 +219,39 @@ def _position(pair: Transaction) -> Position:
 
 
 ROUTES: Final = (
-    Route("POST", "/api/ledger_transactions", create),
-    Route("GET", "/api/ledger_transactions", list_page),
-    Route("GET", "/api/ledger_transactions/{id}", retrieve),
-    Route("PATCH", "/api/ledger_transactions/{id}", update),
+    Route(
+        "POST",
+        "/api/ledger_transactions",
+        create,
+        "Create a ledger transaction",
+        LedgerTransactionView,
+        CreateBody,
+        errors=(404,),
+    ),
+    Route(
+        "GET",
+        "/api/ledger_transactions",
+        list_page,
+        "List ledger transactions",
+        list[LedgerTransactionView],
+        parameters=(*PAGING, order_by(ledger_entries.ORDERS), AMOUNT, *FILTERS),
+    ),
+    Route(
+        "GET",
+        "/api/ledger_transactions/{id}",
+        retrieve,
+        "Retrieve a ledger transaction by its id or its external id",
+        LedgerTransactionView,
+        errors=(409,),
+    ),
+    Route(
+        "PATCH",
+        "/api/ledger_transactions/{id}",
+        update,
+        "Update a ledger transaction by its id or its external id",
+        LedgerTransactionView,
+        UpdateBody,
+        errors=(409,),
+    ),
 )
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {CreateLedgerTransaction: answer_created}

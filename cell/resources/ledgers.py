@@ -16,7 +16,8 @@ from cell.journal import Record
 from cell.ledger.commands import Command, CreateLedger, DeleteLedger, UpdateLedger
 from cell.ledger.model import Ledger
 from cell.listing import Filters
-from cell.pagination import Position, answer_page, parse_page
+from cell.pagination import PAGING, Position, answer_page, parse_page
+from cell.parameters import Filter, Kind
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import Description, Metadata, Name, as_uuid, without_empty_values
@@ -116,15 +117,20 @@ def _require_id(call: Call) -> str:
     return id
 
 
+FILTERS: Final = (
+    Filter("id", Kind.IDS, "l.id"),
+    Filter("metadata", Kind.METADATA, "l.metadata"),
+    Filter("created_at", Kind.TIMES, "l.created_at_us"),
+    Filter("updated_at", Kind.TIMES, "l.updated_at_us"),
+)
+
+
 async def list_page(call: Call) -> Answer:
     query = call.query()
     page = parse_page(query, call.tenant_id, "ledgers", ())
     filters = Filters(query, "l", call.tenant_id)
     filters.add("l.discarded_at_us IS NULL")
-    filters.ids("l.id")
-    filters.metadata("l.metadata")
-    filters.times("created_at", "l.created_at_us")
-    filters.times("updated_at", "l.updated_at_us")
+    filters.apply(FILTERS)
     statement, parameters = filters.select(page, shown=_SHOWN, source="ledgers l")
     ledgers = [row_from_json(Ledger, row) for (row,) in await call.fetch(statement, parameters)]
     return answer_page(page, ledgers, show, _position)
@@ -135,10 +141,17 @@ def _position(ledger: Ledger) -> Position:
 
 
 ROUTES: Final = (
-    Route("POST", "/api/ledgers", create),
-    Route("GET", "/api/ledgers", list_page),
-    Route("GET", "/api/ledgers/{id}", retrieve),
-    Route("PATCH", "/api/ledgers/{id}", update),
-    Route("DELETE", "/api/ledgers/{id}", delete),
+    Route("POST", "/api/ledgers", create, "Create a ledger", LedgerView, CreateBody),
+    Route(
+        "GET",
+        "/api/ledgers",
+        list_page,
+        "List ledgers",
+        list[LedgerView],
+        parameters=(*PAGING, *FILTERS),
+    ),
+    Route("GET", "/api/ledgers/{id}", retrieve, "Retrieve a ledger", LedgerView),
+    Route("PATCH", "/api/ledgers/{id}", update, "Update a ledger", LedgerView, UpdateBody),
+    Route("DELETE", "/api/ledgers/{id}", delete, "Delete a ledger", LedgerView),
 )
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {CreateLedger: answer_created}

@@ -11,6 +11,7 @@ from cell.errors import Unprocessable
 from cell.ledger.model import TenantId
 from cell.listing import Filters
 from cell.pagination import Order, Page, Position
+from cell.parameters import Filter, Kind
 from cell.query import Query
 
 TENANT = TenantId("00000000-0000-7000-8000-000000000001")
@@ -39,7 +40,7 @@ def test_without_filters() -> None:
 
 def test_operators() -> None:
     built = filters(("amount[gte]", "-5"), ("amount[lt]", "9" * 40))
-    built.integers("amount", "t.amount")
+    built.apply([Filter("amount", Kind.INTEGERS, "t.amount")])
     text, parameters = statement(built)
     assert text.startswith(" AND t.amount >= %s::numeric AND t.amount < %s::numeric ORDER")
     assert parameters[:2] == [-5, int("9" * 40)]
@@ -48,7 +49,7 @@ def test_operators() -> None:
 def test_python_datetimes() -> None:
     moment = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     built = filters(("created_at[gt]", str(moment)), ("created_at[lte]", "2024-01-02"))
-    built.times("created_at", "t.created_at_us")
+    built.apply([Filter("created_at", Kind.TIMES, "t.created_at_us")])
     assert statement(built)[1][:2] == [1_704_164_645_678_901, 1_704_153_600_000_000]
 
 
@@ -64,7 +65,7 @@ def test_python_datetimes() -> None:
 )
 def test_days(operator: str, conditions: str, days: list[int]) -> None:
     built = filters((f"effective_date[{operator}]", "2024-01-02 12:00:00"))
-    built.dates("effective_date", "t.at")
+    built.apply([Filter("effective_date", Kind.DAYS, "t.at")])
     text, parameters = statement(built)
     assert text.startswith(conditions + " ORDER")
     midnight, day = 1_704_153_600_000_000, 86_400_000_000
@@ -87,8 +88,8 @@ def test_days(operator: str, conditions: str, days: list[int]) -> None:
 def test_refused_operands(pairs: list[tuple[str, str]], parameter: str) -> None:
     built = filters(*pairs)
     with pytest.raises(Unprocessable) as refused:
-        built.integers("amount", "t.amount")
-        built.times("at", "t.at")
+        built.apply([Filter("amount", Kind.INTEGERS, "t.amount")])
+        built.apply([Filter("at", Kind.TIMES, "t.at")])
     assert refused.value.parameter == parameter
 
 
