@@ -19,7 +19,7 @@ class LedgerBalance(msgspec.Struct, frozen=True, gc=False):
 
 
 class LedgerBalances(msgspec.Struct, frozen=True, gc=False):
-    """Of an entry: the account's balances after its transaction."""
+    """Of an entry: the account's after its transaction; of a monitor: the account's as they are."""
 
     pending_balance: LedgerBalance
     posted_balance: LedgerBalance
@@ -38,6 +38,12 @@ class LedgerAccountBalances(msgspec.Struct, frozen=True, gc=False):
 
 def show_account_balances(account: LedgerAccount, of: AccountBalances) -> LedgerAccountBalances:
     return LedgerAccountBalances(
+        *_three(of, account.normal_balance, account.currency, account.currency_exponent)
+    )
+
+
+def show_balances(account: LedgerAccount, of: AccountBalances) -> LedgerBalances:
+    return LedgerBalances(
         *_three(of, account.normal_balance, account.currency, account.currency_exponent)
     )
 

@@ -8,7 +8,16 @@ from typing import Final
 from cell import openapi
 from cell.calls import FirstAnswer
 from cell.ledger.commands import Command
-from cell.resources import ledger_accounts, ledger_entries, ledger_transactions, ledgers, ping
+from cell.resources import (
+    events,
+    ledger_account_balance_monitors,
+    ledger_accounts,
+    ledger_entries,
+    ledger_transactions,
+    ledgers,
+    ping,
+    webhook_endpoints,
+)
 
 _RESOURCES: Final = (
     *ping.ROUTES,
@@ -16,10 +25,14 @@ _RESOURCES: Final = (
     *ledger_accounts.ROUTES,
     *ledger_transactions.ROUTES,
     *ledger_entries.ROUTES,
+    *ledger_account_balance_monitors.ROUTES,
+    *events.ROUTES,
+    *webhook_endpoints.ROUTES,
 )
 ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledgers.FIRST_ANSWERS,
     **ledger_accounts.FIRST_ANSWERS,
     **ledger_transactions.FIRST_ANSWERS,
+    **ledger_account_balance_monitors.FIRST_ANSWERS,
 }
