@@ -30,6 +30,7 @@ from cell.resources import webhook_endpoints
 from cell.routes import FIRST_ANSWERS, ROUTES
 from cell.sequencer import Sequencer, SequencerLimits
 from cell.settings import Address, Settings
+from cell.settlement_worker import SettlementWorker
 from cell.store import Store
 from cell.tenants import Directory
 from cell.webhook_delivery import Deliverer
@@ -77,6 +78,7 @@ class Cell:
         )
         self.sender = WebhookSender(_webhook_policy(settings), render_webhook)
         self.deliverer = Deliverer(settings.writer_dsn, self.reader, self.sequencer, self.sender)
+        self.settlement_worker = SettlementWorker(settings.writer_dsn, self.sequencer)
         requests = RequestMetrics()
         self.metrics = CellMetrics(requests, self.sequencer)
         parts = CellParts(
@@ -85,6 +87,7 @@ class Cell:
             directory=self.directory,
             projector=self.projector,
             deliverer=self.deliverer,
+            settlement_worker=self.settlement_worker,
             first_answers={
                 **FIRST_ANSWERS,
                 **webhook_endpoints.first_answers(settings.webhook_secret),
@@ -200,6 +203,7 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
     followers = [
         asyncio.create_task(cell.projector.run(), name="projector"),
         asyncio.create_task(cell.deliverer.run(), name="webhooks"),
+        asyncio.create_task(cell.settlement_worker.run(), name="settlement worker"),
     ]
     stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
     try:

@@ -24,6 +24,7 @@ from cell.projector import Projector
 from cell.query import Query
 from cell.reads import Reader
 from cell.sequencer import Sequencer
+from cell.settlement_worker import SettlementWorker
 from cell.state import TransactionWithEntries
 from cell.tenants import Directory, Principal
 from cell.webhook_delivery import Deliverer
@@ -54,6 +55,7 @@ class CellParts:
     directory: Directory
     projector: Projector
     deliverer: Deliverer
+    settlement_worker: SettlementWorker
     first_answers: Mapping[type[Command], FirstAnswer]
 
 

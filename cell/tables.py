@@ -16,9 +16,12 @@ from cell.ledger.model import (
     BalanceMonitor,
     Ledger,
     LedgerAccount,
+    LedgerAccountSettlement,
     LedgerEntry,
     LedgerTransaction,
     Row,
+    SettledAccount,
+    SettlementEntry,
     WebhookDeadLetter,
     WebhookEndpoint,
 )
@@ -83,6 +86,14 @@ ROW_TABLES: Final = (
         free_text=("url", "description", "last_error"),
     ),
     Table("webhook_dead_letters", WebhookDeadLetter, "id", free_text=("last_error",)),
+    Table(
+        "ledger_account_settlements",
+        LedgerAccountSettlement,
+        "id",
+        free_text=("description", "currency"),
+    ),
+    Table("settlement_entries", SettlementEntry, "id"),
+    Table("settled_accounts", SettledAccount, "id"),
 )
 """Tables whose rows the rules return."""
 

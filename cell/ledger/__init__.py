@@ -1,4 +1,7 @@
 """The pure ledger: rows, commands, rules. No clock, no randomness, no SQL, no HTTP, no logging."""
 
-from cell.ledger import transactions as transactions  # registers its rules with rules.apply
+# Each registers its rules with rules.apply.
+from cell.ledger import settlement_drafts as settlement_drafts
+from cell.ledger import settlements as settlements
+from cell.ledger import transactions as transactions
 from cell.ledger import webhooks as webhooks

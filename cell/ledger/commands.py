@@ -7,7 +7,13 @@ of it can be re-executed. In updates an absent field is UNSET and means "as it w
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from cell.ledger.model import Direction, MonitoredField, MonitorOperator, Status
+from cell.ledger.model import (
+    Direction,
+    MonitoredField,
+    MonitorOperator,
+    SettlementStatus,
+    Status,
+)
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="command"):
@@ -180,6 +186,57 @@ class RecordWebhookRedelivery(_Command, frozen=True, tag="record_webhook_redeliv
     """Of the dead letter that was delivered after all."""
 
 
+class CreateLedgerAccountSettlement(_Command, frozen=True, tag="create_ledger_account_settlement"):
+    settled_ledger_account_id: str
+    contra_ledger_account_id: str
+    entries_per_step: int
+    """How many entries one command looks at; in the command, so that it stays as it was."""
+    status: SettlementStatus = SettlementStatus.PENDING
+    """What it is to become: pending, posted or drafting."""
+    effective_at_upper_bound_us: int | None = None
+    """Exclusive; None: the time of the write."""
+    allows_either_direction: bool = False
+    skips_transaction: bool = False
+    description: str | None = None
+    metadata: dict[str, str] = {}
+
+    def is_exclusive(self) -> bool:
+        return self.status is not SettlementStatus.DRAFTING
+
+
+class UpdateLedgerAccountSettlement(_Command, frozen=True, tag="update_ledger_account_settlement"):
+    id: str
+    entries_per_step: int
+    status: SettlementStatus | UnsetType = UNSET
+    """Posted or archived."""
+    description: str | UnsetType | None = UNSET
+    skips_transaction: bool | UnsetType = UNSET
+    metadata: dict[str, str | None] = {}
+
+    def is_exclusive(self) -> bool:
+        return self.status is SettlementStatus.ARCHIVED
+
+
+class ContinueLedgerAccountSettlement(
+    _Command, frozen=True, tag="continue_ledger_account_settlement"
+):
+    """The next step of one that is `processing` or `archiving`; of any other, nothing."""
+
+    id: str
+    entries_per_step: int
+
+    def is_exclusive(self) -> bool:
+        return True
+
+
+class ChangeSettlementEntries(_Command, frozen=True, tag="change_settlement_entries"):
+    """Put entries into a draft, and take entries out of it."""
+
+    id: str
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
 Command = (
     CreateApiKey
     | RevokeApiKey
@@ -200,4 +257,8 @@ Command = (
     | DeleteWebhookEndpoint
     | RecordWebhookDelivery
     | RecordWebhookRedelivery
+    | CreateLedgerAccountSettlement
+    | UpdateLedgerAccountSettlement
+    | ContinueLedgerAccountSettlement
+    | ChangeSettlementEntries
 )

@@ -48,6 +48,20 @@ class MonitorOperator(StrEnum):
     GREATER_THAN = "greater_than"
 
 
+class SettlementStatus(StrEnum):
+    """Status of a ledger account settlement; posted and archived are terminal."""
+
+    DRAFTING = "drafting"
+    """Holds what the caller puts in; nothing is gathered."""
+    PROCESSING = "processing"
+    """Gathering, step by step."""
+    PENDING = "pending"
+    POSTED = "posted"
+    ARCHIVING = "archiving"
+    """Releasing its entries, step by step."""
+    ARCHIVED = "archived"
+
+
 class ApiKey(msgspec.Struct, frozen=True, array_like=True, tag="api_key", gc=False, kw_only=True):
     tenant_id: TenantId
     id: str
@@ -231,6 +245,81 @@ class WebhookDeadLetter(
     seq: int
 
 
+class LedgerAccountSettlement(
+    msgspec.Struct, frozen=True, array_like=True, tag="settlement", gc=False, kw_only=True
+):
+    tenant_id: TenantId
+    id: str
+    ledger_id: str
+    status: SettlementStatus
+    description: str | None
+    settled_ledger_account_id: str
+    contra_ledger_account_id: str
+    effective_at_upper_bound_us: int | None
+    """Exclusive; None only where nothing is gathered."""
+    allows_either_direction: bool
+    skips_transaction: bool
+    posts_when_gathered: bool
+    """Does `processing` end in `posted`, and not in `pending`?"""
+    ledger_transaction_id: str | None
+    amount: int | None
+    """None until everything is gathered; so the direction."""
+    settlement_entry_direction: Direction | None
+    """Of the settlement's own entry on the settled account."""
+    currency: str
+    currency_exponent: int
+    metadata: dict[str, str]
+    gathered_debits: int
+    """Sum of the debits it holds, its own entry aside; of the credits likewise."""
+    gathered_credits: int
+    last_version: int | None
+    """The settled account's lock version when gathering began: what came later is not gathered."""
+    examined_version: int | None
+    """While gathering: the account's entries up to this lock version and id were looked at."""
+    examined_id: str | None
+    created_at_us: int
+    updated_at_us: int
+    seq: int
+
+
+class SettlementEntry(
+    msgspec.Struct, frozen=True, array_like=True, tag="settlement_entry", gc=False, kw_only=True
+):
+    """A posted entry that a settlement has looked at: held by one, or open.
+
+    One row per entry, so that no two settlements can hold it. An entry without a row was never
+    looked at and is beyond its account's `SettledAccount.examined_version`.
+    """
+
+    tenant_id: TenantId
+    id: str
+    """The ledger entry's."""
+    ledger_account_id: str
+    ledger_transaction_id: str
+    settlement_id: str | None
+    """None: open, that is, released again or not before the bounds there were so far."""
+    direction: Direction
+    amount: int
+    effective_at_us: int
+    """Transaction, account, direction, amount and time are the entry's, which are immutable."""
+    is_own: bool
+    """Of the settlement's own transaction: listed with the others, never gathered."""
+    seq: int
+
+
+class SettledAccount(
+    msgspec.Struct, frozen=True, array_like=True, tag="settled_account", gc=False, kw_only=True
+):
+    """How far the entries of an account have been looked at by its settlements."""
+
+    tenant_id: TenantId
+    id: str
+    """The ledger account's."""
+    examined_version: int
+    """Every posted entry of this lock version or a smaller one has its `SettlementEntry`."""
+    seq: int
+
+
 Row = (
     ApiKey
     | Ledger
@@ -241,6 +330,9 @@ Row = (
     | BalanceMonitor
     | WebhookEndpoint
     | WebhookDeadLetter
+    | LedgerAccountSettlement
+    | SettlementEntry
+    | SettledAccount
 )
 
 

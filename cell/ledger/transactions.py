@@ -13,6 +13,7 @@ from cell.ledger.entry_writing import EntryWriting, drafts_of
 from cell.ledger.model import Effects, LedgerTransaction, Stamp, Status, TenantId
 from cell.ledger.needs import Needs, note_needs
 from cell.ledger.rules import State, apply, merged_metadata
+from cell.ledger.settlement_transactions import note_settlement, require_no_settlement
 
 
 @note_needs.register
@@ -26,6 +27,7 @@ def _needs_of_new(command: CreateLedgerTransaction, tenant_id: TenantId, needs: 
 @note_needs.register
 def _needs_of_update(command: UpdateLedgerTransaction, tenant_id: TenantId, needs: Needs) -> None:
     needs.transactions.add((tenant_id, command.id))
+    note_settlement(command.id, tenant_id, needs)
     if command.entries is not UNSET:
         for draft in command.entries:
             needs.accounts.add((tenant_id, draft.ledger_account_id))
@@ -70,6 +72,17 @@ def _create(command: CreateLedgerTransaction, state: State, stamp: Stamp) -> Eff
 
 @apply.register
 def _update(command: UpdateLedgerTransaction, state: State, stamp: Stamp) -> Effects:
+    present = state.transaction(command.id)
+    if present is not None and present.status is Status.PENDING:
+        becomes_final = command.status not in (UNSET, Status.PENDING)
+        rewrites = command.entries is not UNSET or command.effective_at_us is not UNSET
+        if becomes_final or rewrites:
+            require_no_settlement(command.id, state)
+    return update_transaction(command, state, stamp)
+
+
+def update_transaction(command: UpdateLedgerTransaction, state: State, stamp: Stamp) -> Effects:
+    """The change itself, also of a settlement's transaction: its settlement is the one to ask."""
     present = state.transaction(command.id)
     if present is None:
         raise NotFound(f"no ledger transaction {command.id}")

@@ -4,7 +4,7 @@ Entries are written with their transaction. A discarded one, replaced or of an e
 still be retrieved, and is listed with `show_deleted`.
 """
 
-from typing import Final
+from typing import Final, LiteralString
 
 import msgspec
 
@@ -15,7 +15,7 @@ from cell.errors import NotFound
 from cell.ledger.commands import UpdateLedgerEntry
 from cell.ledger.model import Direction, LedgerEntry, Status
 from cell.listing import Filters
-from cell.pagination import PAGING, Position, answer_page, order_by, parse_page
+from cell.pagination import PAGING, Page, Position, answer_page, order_by, parse_page
 from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
 from cell.row_json import row_as_json, row_from_json
@@ -113,6 +113,10 @@ _OF_TRANSACTION_DATED: Final = """EXISTS (
         AND t.effective_at_us {op} %s)"""
 SHOW_BALANCES: Final = Parameter("show_balances", Kind.FLAG)
 SHOW_DELETED: Final = Parameter("show_deleted", Kind.FLAG)
+OF_SETTLEMENT: Final = (
+    Parameter("ledger_account_settlement_id", Kind.ID),
+    Parameter("ledger_account_payout_id", Kind.ID),
+)
 FILTERS: Final = (
     Filter("id", Kind.IDS, "e.id"),
     Filter("ledger_account_id", Kind.ID, "e.ledger_account_id"),
@@ -134,6 +138,7 @@ async def list_page(call: Call) -> Answer:
     page = parse_page(query, call.tenant_id, "ledger_entries", ORDERS)
     with_balances = query.flag(SHOW_BALANCES.name)
     filters = _filters(query, call.tenant_id)
+    _of_settlement(filters, page)
     statement, parameters = filters.select(
         page, shown=_SHOWN, source="ledger_entries e", effective_at="e.effective_at_us"
     )
@@ -153,6 +158,25 @@ def _filters(query: Query, tenant_id: str) -> Filters:
     return filters
 
 
+_HELD: Final = """e.id IN (
+    SELECT m.id FROM settlement_entries m
+    WHERE m.tenant_id = e.tenant_id AND m.settlement_id = %s"""
+
+
+def _of_settlement(filters: Filters, page: Page) -> None:
+    """What a settlement has gathered, and its own entry; by the old name of the filter, too."""
+    for parameter in OF_SETTLEMENT:
+        id = filters.query.uuid(parameter.name)
+        if id is None:
+            continue
+        if page.after is None or page.order.by == "effective_at":
+            filters.add(f"{_HELD})", id)
+        else:
+            # Said of the settlement's rows as well, which would else be read from the first one on.
+            beyond: LiteralString = "<" if page.order.is_descending else ">"
+            filters.add(f"{_HELD} AND m.id {beyond} %s)", id, page.after.id)
+
+
 def _position(entry: LedgerEntry) -> Position:
     return Position(key=entry.effective_at_us, id=entry.id)
 
@@ -164,7 +188,14 @@ ROUTES: Final = (
         list_page,
         "List ledger entries",
         list[LedgerEntryView],
-        parameters=(*PAGING, order_by(ORDERS), SHOW_BALANCES, SHOW_DELETED, *FILTERS),
+        parameters=(
+            *PAGING,
+            order_by(ORDERS),
+            SHOW_BALANCES,
+            SHOW_DELETED,
+            *OF_SETTLEMENT,
+            *FILTERS,
+        ),
     ),
     Route(
         "GET",

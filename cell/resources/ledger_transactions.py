@@ -183,11 +183,16 @@ _HAS_TOTAL: Final = (
     " GROUP BY x.currency, x.currency_exponent HAVING "
 )
 
+_IS_SETTLED: Final = """t.id IN (
+    SELECT m.ledger_transaction_id FROM settlement_entries m
+    WHERE m.tenant_id = t.tenant_id AND m.settlement_id = %s)"""
+
 
 FILTERS: Final = (
     Filter("id", Kind.IDS, "t.id"),
     Filter("ledger_id", Kind.ID, "t.ledger_id"),
     Filter("ledger_account_id", Kind.ID, _HAS_ACCOUNT),
+    Filter("ledger_account_settlement_id", Kind.ID, _IS_SETTLED),
     Filter("external_id", Kind.TEXT, _HAS_EXTERNAL_ID),
     Filter("status", Kind.CHOICES, "t.status = ANY(%s::transaction_status[])", choices=Status),
     Filter("ledgerable_type", Kind.CHOICE, "t.ledgerable_type", choices=LedgerableType),

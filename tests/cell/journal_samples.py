@@ -9,11 +9,15 @@ from cell.ledger.model import (
     Direction,
     Ledger,
     LedgerAccount,
+    LedgerAccountSettlement,
     LedgerEntry,
     LedgerTransaction,
     MonitoredField,
     MonitorOperator,
     Row,
+    SettledAccount,
+    SettlementEntry,
+    SettlementStatus,
     Status,
     TenantId,
     WebhookDeadLetter,
@@ -164,6 +168,46 @@ LETTER = WebhookDeadLetter(
     redelivered_at_us=None,
     seq=17,
 )
+SETTLEMENT = LedgerAccountSettlement(
+    tenant_id=TENANT,
+    id=uuid(8),
+    ledger_id=uuid(2),
+    status=SettlementStatus.PROCESSING,
+    description="d",
+    settled_ledger_account_id=uuid(3),
+    contra_ledger_account_id=uuid(7),
+    effective_at_upper_bound_us=9,
+    allows_either_direction=True,
+    skips_transaction=False,
+    posts_when_gathered=True,
+    ledger_transaction_id=uuid(9),
+    amount=2**64,
+    settlement_entry_direction=Direction.DEBIT,
+    currency="USD",
+    currency_exponent=2,
+    metadata={"k": "v"},
+    gathered_debits=1,
+    gathered_credits=2**64 + 1,
+    last_version=7,
+    examined_version=6,
+    examined_id=uuid(6),
+    created_at_us=8,
+    updated_at_us=8,
+    seq=14,
+)
+SETTLEMENT_ENTRY = SettlementEntry(
+    tenant_id=TENANT,
+    id=uuid(6),
+    ledger_account_id=uuid(3),
+    ledger_transaction_id=uuid(4),
+    settlement_id=None,
+    direction=Direction.CREDIT,
+    amount=10**36 - 1,
+    effective_at_us=6,
+    is_own=False,
+    seq=14,
+)
+SETTLED_ACCOUNT = SettledAccount(tenant_id=TENANT, id=uuid(3), examined_version=7, seq=14)
 LOCK = commands.BalanceLock(gt=-1, gte=0, lt=9, lte=8, eq=7)
 DRAFTS = (
     commands.EntryDraft(
@@ -241,6 +285,22 @@ COMMANDS: tuple[commands.Command, ...] = (
         dead_event_id="00000000-000a-8000-8000-000000000000",
     ),
     commands.RecordWebhookRedelivery(id=uuid(10)),
+    commands.CreateLedgerAccountSettlement(
+        settled_ledger_account_id=uuid(3),
+        contra_ledger_account_id=uuid(7),
+        entries_per_step=5,
+        status=SettlementStatus.POSTED,
+        effective_at_upper_bound_us=9,
+        allows_either_direction=True,
+        skips_transaction=True,
+        description="d",
+        metadata={"k": "v"},
+    ),
+    commands.UpdateLedgerAccountSettlement(
+        id=uuid(8), entries_per_step=5, status=SettlementStatus.ARCHIVED, skips_transaction=False
+    ),
+    commands.ContinueLedgerAccountSettlement(id=uuid(8), entries_per_step=5),
+    commands.ChangeSettlementEntries(id=uuid(8), added=(uuid(6),), removed=(uuid(10),)),
 )
 ROWS: tuple[Row, ...] = (
     KEY,
@@ -252,6 +312,9 @@ ROWS: tuple[Row, ...] = (
     MONITOR,
     ENDPOINT,
     LETTER,
+    SETTLEMENT,
+    SETTLEMENT_ENTRY,
+    SETTLED_ACCOUNT,
 )
 SAMPLES = tuple(
     Record(

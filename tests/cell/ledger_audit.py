@@ -107,6 +107,40 @@ CHECKS = {
     "idempotency keys name journaled sequences": """
         SELECT k.* FROM idempotency_keys k LEFT JOIN tenant_heads h USING (tenant_id)
         WHERE h.tenant_id IS NULL OR k.seq NOT BETWEEN 1 AND h.last_seq""",
+    "settled entries are posted, live, and as their settlement has them": """
+        SELECT m.id FROM settlement_entries m LEFT JOIN ledger_entries e USING (tenant_id, id)
+        LEFT JOIN ledger_account_settlements s
+            ON s.tenant_id = m.tenant_id AND s.id = m.settlement_id
+        WHERE (e.ledger_account_id, e.ledger_transaction_id, e.direction, e.amount,
+            e.effective_at_us) IS DISTINCT FROM (m.ledger_account_id, m.ledger_transaction_id,
+            m.direction, m.amount, m.effective_at_us)
+            OR NOT m.is_own AND (e.status <> 'posted' OR e.discarded_at_us IS NOT NULL)
+            OR m.settlement_id IS NOT NULL
+                AND s.settled_ledger_account_id IS DISTINCT FROM m.ledger_account_id""",
+    "a settlement's sums are those of the entries it holds": """
+        SELECT s.id FROM ledger_account_settlements s LEFT JOIN settlement_entries m
+            ON m.tenant_id = s.tenant_id AND m.settlement_id = s.id AND NOT m.is_own
+        GROUP BY s.tenant_id, s.id
+        HAVING s.gathered_debits <>
+                coalesce(sum(m.amount) FILTER (WHERE m.direction = 'debit'), 0)
+            OR s.gathered_credits <>
+                coalesce(sum(m.amount) FILTER (WHERE m.direction = 'credit'), 0)
+            OR s.status = 'archived' AND count(m.id) > 0
+            OR s.status IN ('pending', 'posted')
+                AND s.amount <> abs(s.gathered_credits - s.gathered_debits)""",
+    "a settlement and its transaction are of one status and amount": """
+        SELECT s.id FROM ledger_account_settlements s
+        LEFT JOIN ledger_transactions t
+            ON t.tenant_id = s.tenant_id AND t.id = s.ledger_transaction_id
+        LEFT JOIN ledger_entries e
+            ON e.tenant_id = t.tenant_id AND e.ledger_transaction_id = t.id
+            AND e.ledger_account_id = s.settled_ledger_account_id AND e.discarded_at_us IS NULL
+        WHERE s.ledger_transaction_id IS NOT NULL
+            AND (t.status::text <> replace(s.status::text, 'archiving', 'archived')
+                OR (e.amount, e.direction) IS DISTINCT FROM
+                    (s.amount, s.settlement_entry_direction))
+            OR s.ledger_transaction_id IS NULL AND NOT s.skips_transaction
+                AND s.status IN ('pending', 'posted')""",
     **{
         f"no row of {table.name} is beyond its tenant's head": f"""
         SELECT r.* FROM {table.name} r LEFT JOIN tenant_heads h USING (tenant_id)

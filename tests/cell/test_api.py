@@ -399,6 +399,7 @@ async def test_unforeseen_error(
         directory=Directory(reader),
         projector=None,  # type: ignore[arg-type]
         deliverer=None,  # type: ignore[arg-type]
+        settlement_worker=None,  # type: ignore[arg-type]
         first_answers={},
     )
     metrics = RequestMetrics()

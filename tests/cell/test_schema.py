@@ -99,6 +99,13 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
         execute(cell_database.writer_dsn, "INSERT INTO event_watermarks VALUES (%s, 1)", tenant_id)
         place = (tenant_id, alice)
         execute(cell_database.writer_dsn, "INSERT INTO event_index VALUES (%s, %s, 1, 1)", *place)
+        settlement = commands.CreateLedgerAccountSettlement(
+            settled_ledger_account_id=alice,
+            contra_ledger_account_id=cash,
+            entries_per_step=10,
+            allows_either_direction=True,
+        )
+        await writer.apply(tenant_id, settlement)
     return tenants
 
 
