@@ -103,6 +103,10 @@ class Filters:
             parameters.append(_parse_integer(text, name))
         return " AND ".join(parts), parameters
 
+    def where(self) -> tuple[LiteralString, list[object]]:
+        """The clause as it stands, for a statement that is not of the form of `select`."""
+        return " AND ".join(self._conditions), list(self._parameters)
+
     def select(
         self,
         page: Page,

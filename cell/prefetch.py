@@ -26,6 +26,8 @@ from cell.questions import ask
 from cell.rows import TABLE_OF, row_from
 from cell.state import LedgerCache, TenantView, WorkingSet, held_external_id
 
+_NONE: Final = Needs()
+
 
 class Prefetch:
     """Fills one working set."""
@@ -58,7 +60,7 @@ class Prefetch:
             needs = Needs()
             for view, command, note_further in further:
                 note_further(command, view, needs)
-            if not await self._fill(needs):
+            if needs == _NONE or not await self._fill(needs):
                 break
         return self._set
 

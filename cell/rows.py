@@ -55,7 +55,7 @@ def as_csv(rows: Sequence[Row], table: Table) -> bytes:
     text = _json.encode(rows)
     # The JSON of a row without escapes and nested objects is a line of CSV already, at a tenth of
     # the cost. No text can contain the separator: its quotes would be escaped.
-    if b"\\" in text or _has_metadata(rows):
+    if b"\\" in text or _has_objects(rows, table):
         return ("\n".join(_lines(rows, table, null="null")) + "\n").encode()
     tag = f'["{table.tag}",'.encode()
     return text[len(tag) + 1 : -2].replace(b"]," + tag, b"\n") + b"\n"
@@ -65,7 +65,7 @@ def as_array(rows: Sequence[Row], table: Table) -> str:
     """A text literal of type `table[]`."""
     text = _json.encode(rows).decode()
     # As above; here an absent value is nothing at all, so that no text may hold the word for it.
-    if "\\" in text or _has_metadata(rows) or _has_null_in_text(rows, table):
+    if "\\" in text or _has_objects(rows, table) or _has_null_in_text(rows, table):
         elements = (
             '"(' + line.replace("\\", "\\\\").replace('"', '\\"') + ')"'
             for line in _lines(rows, table, null="")
@@ -76,8 +76,9 @@ def as_array(rows: Sequence[Row], table: Table) -> str:
     return '{"(' + lines.replace('"', '\\"').replace("\n", ')","(') + ')"}'
 
 
-def _has_metadata(rows: Iterable[Row]) -> bool:
-    return any(getattr(row, "metadata", None) for row in rows)
+def _has_objects(rows: Iterable[Row], table: Table) -> bool:
+    """Other than empty ones."""
+    return any(getattr(row, column) for column in table.objects for row in rows)
 
 
 def _has_null_in_text(rows: Iterable[Row], table: Table) -> bool:

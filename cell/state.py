@@ -276,8 +276,11 @@ class LedgerCache:
         return found if found is not None and found[0].tenant_id == tenant_id else None
 
     def absorb_created(self, transaction: LedgerTransaction, rows: Sequence[Row]) -> None:
-        """Take over a transaction that a batch has created: itself, then its entries."""
-        entries = tuple(row for row in rows[1:] if isinstance(row, LedgerEntry))
+        """Take over a transaction that a batch has created: its entries are among the rows."""
+        id = transaction.id
+        entries = tuple(
+            [r for r in rows if isinstance(r, LedgerEntry) and r.ledger_transaction_id == id]
+        )
         self._keep_transaction(transaction, entries)
 
     def absorb(self, working_set: WorkingSet) -> None:

@@ -6,7 +6,7 @@ the sequencer nor move with its tenant; a test compares it with the database.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, get_origin
 
 import msgspec
 
@@ -19,6 +19,7 @@ from cell.ledger.model import (
     LedgerAccountSettlement,
     LedgerEntry,
     LedgerTransaction,
+    LedgerTransactionVersion,
     Row,
     SettledAccount,
     SettlementEntry,
@@ -46,6 +47,12 @@ class Table:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         return tuple(field.name for field in msgspec.structs.fields(self.row))
+
+    @cached_property
+    def objects(self) -> tuple[str, ...]:
+        """Columns that hold JSON objects."""
+        fields = msgspec.structs.fields(self.row)
+        return tuple(field.name for field in fields if get_origin(field.type) is dict)
 
 
 ROW_TABLES: Final = (
@@ -94,6 +101,18 @@ ROW_TABLES: Final = (
     ),
     Table("settlement_entries", SettlementEntry, "id"),
     Table("settled_accounts", SettledAccount, "id"),
+    Table(
+        "ledger_transaction_versions",
+        LedgerTransactionVersion,
+        "id",
+        free_text=(
+            "description",
+            "external_id",
+            "ledgerable_type",
+            "ledgerable_id",
+            "archived_reason",
+        ),
+    ),
 )
 """Tables whose rows the rules return."""
 

@@ -17,7 +17,9 @@ _CONDITIONS: Final[tuple[tuple[str, Callable[[int, int], bool]], ...]] = (
 )
 
 
-def require_entry_locks(draft: EntryDraft, after: AccountBalances, account: LedgerAccount) -> None:
+def require_entry_locks(
+    draft: EntryDraft, after: AccountBalances, account: LedgerAccount, parameter: str
+) -> None:
     """Raise BalanceLockBroken unless every lock of the entry holds on its account's balances."""
     for name, lock, balance in (
         ("pending", draft.pending_lock, balances.pending),
@@ -32,7 +34,7 @@ def require_entry_locks(draft: EntryDraft, after: AccountBalances, account: Ledg
             raise BalanceLockBroken(
                 f"the {name} balance of ledger account {account.id} would be {amount}, "
                 f"not {broken}",
-                "ledger_entries",
+                parameter,
             )
 
 

@@ -113,6 +113,8 @@ class CreateLedgerTransaction(_Command, frozen=True, tag="create_ledger_transact
     ledgerable_type: str | None = None
     ledgerable_id: str | None = None
     metadata: dict[str, str] = {}
+    archives_on_broken_lock: bool = False
+    """Where a balance lock does not hold: record the transaction as archived, not refuse it."""
 
 
 class UpdateLedgerTransaction(_Command, frozen=True, tag="update_ledger_transaction"):
@@ -126,6 +128,34 @@ class UpdateLedgerTransaction(_Command, frozen=True, tag="update_ledger_transact
     entries: tuple[EntryDraft, ...] | UnsetType = UNSET
     """Replaces the whole set."""
     metadata: dict[str, str | None] = {}
+
+
+class PartiallyPostLedgerTransaction(
+    _Command, frozen=True, tag="partially_post_ledger_transaction"
+):
+    """Post a part of a pending transaction as a transaction of its own."""
+
+    id: str
+    """Of the pending one, which keeps the rest."""
+    entries: tuple[EntryDraft, ...]
+    """One for each entry of the pending one."""
+    description: str | None = None
+    effective_at_us: int | None = None
+    """None: the time of the write."""
+    metadata: dict[str, str] = {}
+
+
+class ReverseLedgerTransaction(_Command, frozen=True, tag="reverse_ledger_transaction"):
+    id: str
+    """Of the posted transaction to be undone by a new one."""
+    status: Status = Status.POSTED
+    description: str | None = None
+    effective_at_us: int | None = None
+    """None: each entry is dated as the one it undoes."""
+    external_id: str | None = None
+    ledgerable_type: str | None = None
+    ledgerable_id: str | None = None
+    metadata: dict[str, str] = {}
 
 
 class UpdateLedgerEntry(_Command, frozen=True, tag="update_ledger_entry"):
@@ -248,6 +278,8 @@ Command = (
     | DeleteLedgerAccount
     | CreateLedgerTransaction
     | UpdateLedgerTransaction
+    | PartiallyPostLedgerTransaction
+    | ReverseLedgerTransaction
     | UpdateLedgerEntry
     | CreateBalanceMonitor
     | UpdateBalanceMonitor

@@ -60,11 +60,13 @@ class EntryWriting:
     The new entries get the ids of the command's ordinals 1, 2, … in the order of `put_in`.
     """
 
-    __slots__ = ("_monitored", "_new", "_old", "_stamp", "_state", "_touched")
+    __slots__ = ("_monitored", "_new", "_old", "_parameter", "_stamp", "_state", "_touched")
 
-    def __init__(self, state: State, stamp: Stamp) -> None:
+    def __init__(self, state: State, stamp: Stamp, parameter: str = "ledger_entries") -> None:
+        """`parameter` is the field that the caller's entries came in, for refusals to name."""
         self._state = state
         self._stamp = stamp
+        self._parameter = parameter
         self._touched: dict[str, _Accumulators] = {}
         self._monitored: list[LedgerAccount] = []
         self._old: tuple[LedgerEntry, ...] = ()
@@ -78,19 +80,19 @@ class EntryWriting:
 
     def judge(self, drafts: Sequence[EntryDraft]) -> str:
         """Rungs 1 to 3 for the entries of one transaction; the id of their ledger."""
-        _require_two_sides(drafts)
+        _require_two_sides(drafts, self._parameter)
         ledger_id = None
         sums: dict[tuple[str, int], int] = {}
         for draft in drafts:
             account = self._touch(draft.ledger_account_id).account
             if account.discarded_at_us is not None:
-                raise Unprocessable(f"ledger account {account.id} is discarded", "ledger_entries")
+                raise Unprocessable(f"ledger account {account.id} is discarded", self._parameter)
             if ledger_id is None:
                 ledger_id = account.ledger_id
-                _require_open_ledger(self._state, ledger_id)
+                _require_open_ledger(self._state, ledger_id, self._parameter)
             elif account.ledger_id != ledger_id:
                 raise Unprocessable(
-                    "the entries of a ledger transaction belong to one ledger", "ledger_entries"
+                    "the entries of a ledger transaction belong to one ledger", self._parameter
                 )
             unit = (account.currency, account.currency_exponent)
             signed = draft.amount if draft.direction is _DEBIT else -draft.amount
@@ -99,7 +101,7 @@ class EntryWriting:
             if difference:
                 raise Unprocessable(
                     f"unbalanced in {currency}: debits minus credits is {difference}",
-                    "ledger_entries",
+                    self._parameter,
                 )
         assert ledger_id is not None
         return ledger_id
@@ -110,7 +112,7 @@ class EntryWriting:
         for draft in drafts:
             accumulators = self._touch(draft.ledger_account_id)
             if draft.lock_version is not None:
-                _require_lock_version(draft, accumulators.before)
+                _require_lock_version(draft, accumulators.before, self._parameter)
             accumulators.add(draft.direction, status, draft.amount)
             self._new.append((transaction, draft))
 
@@ -167,7 +169,9 @@ class EntryWriting:
         for _, draft in self._new:
             if draft.pending_lock or draft.posted_lock or draft.available_lock:
                 account_id = draft.ledger_account_id
-                require_entry_locks(draft, after[account_id], self._touched[account_id].account)
+                require_entry_locks(
+                    draft, after[account_id], self._touched[account_id].account, self._parameter
+                )
 
     def _touch(self, account_id: str) -> "_Accumulators":
         present = self._touched.get(account_id)
@@ -175,7 +179,7 @@ class EntryWriting:
             return present
         account = self._state.account(account_id)
         if account is None:
-            raise NotFound(f"no ledger account {account_id}", "ledger_entries")
+            raise NotFound(f"no ledger account {account_id}", self._parameter)
         if account.monitor_count:
             self._monitored.append(account)
         before = self._state.balances(account_id)
@@ -248,31 +252,31 @@ def own_date(entry: LedgerEntry, transaction: LedgerTransaction) -> int | None:
     return None if dated_alike else entry.effective_at_us
 
 
-def _require_two_sides(drafts: Sequence[EntryDraft]) -> None:
+def _require_two_sides(drafts: Sequence[EntryDraft], parameter: str) -> None:
     if len(drafts) > ENTRIES_MAX:
         raise Unprocessable(
             f"{len(drafts)} entries; a ledger transaction has at most {ENTRIES_MAX}",
-            "ledger_entries",
+            parameter,
         )
     sides = {draft.direction for draft in drafts}
     if len(sides) < 2:
         raise Unprocessable(
-            "a ledger transaction needs at least one credit and one debit", "ledger_entries"
+            "a ledger transaction needs at least one credit and one debit", parameter
         )
 
 
-def _require_open_ledger(state: State, ledger_id: str) -> None:
+def _require_open_ledger(state: State, ledger_id: str, parameter: str) -> None:
     ledger = state.ledger(ledger_id)
     if ledger is None or ledger.discarded_at_us is not None:
-        raise Unprocessable(f"ledger {ledger_id} is discarded", "ledger_entries")
+        raise Unprocessable(f"ledger {ledger_id} is discarded", parameter)
 
 
-def _require_lock_version(draft: EntryDraft, before: AccountBalances) -> None:
+def _require_lock_version(draft: EntryDraft, before: AccountBalances, parameter: str) -> None:
     if draft.lock_version != before.lock_version:
         raise Unprocessable(
             f"ledger account {draft.ledger_account_id} is at lock_version {before.lock_version}, "
             f"not {draft.lock_version}",
-            "ledger_entries",
+            parameter,
         )
 
 

@@ -320,6 +320,35 @@ class SettledAccount(
     seq: int
 
 
+class LedgerTransactionVersion(
+    msgspec.Struct, frozen=True, array_like=True, tag="transaction_version", gc=False, kw_only=True
+):
+    """What a ledger transaction was until a change; its last version is the transaction itself."""
+
+    tenant_id: TenantId
+    id: str
+    ledger_transaction_id: str
+    version: int
+    ledger_id: str
+    status: Status
+    description: str | None
+    external_id: str | None
+    ledgerable_type: str | None
+    ledgerable_id: str | None
+    reverses_id: str | None
+    reversed_by_id: str | None
+    partially_posts_id: str | None
+    archived_reason: str | None
+    metadata: dict[str, str]
+    entry_metadata: dict[str, dict[str, str]]
+    """Of the entries that had any, by their ids; all else of an entry never changes."""
+    effective_at_us: int
+    posted_at_us: int | None
+    created_at_us: int
+    """When the version began."""
+    seq: int
+
+
 Row = (
     ApiKey
     | Ledger
@@ -333,6 +362,7 @@ Row = (
     | LedgerAccountSettlement
     | SettlementEntry
     | SettledAccount
+    | LedgerTransactionVersion
 )
 
 

@@ -1,19 +1,33 @@
 """The rules of ledger transactions (pure): creation, the state machine, edits.
 
-How their entries are written, and in which order what is wrong with them is found, is said in
-`entry_writing.py`.
+Partial posts and reversals are in modules of their own, as is the writing of entries, with the
+order in which what is wrong with them is found (`entry_writing.py`).
 """
+
+from collections.abc import Sequence
+from typing import Final
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from cell.errors import NotFound, Unprocessable
-from cell.ledger.commands import CreateLedgerTransaction, UpdateLedgerTransaction
+from cell.errors import BalanceLockBroken, NotFound, Unprocessable
+from cell.ledger.commands import CreateLedgerTransaction, EntryDraft, UpdateLedgerTransaction
 from cell.ledger.entry_writing import EntryWriting, drafts_of
-from cell.ledger.model import Effects, LedgerTransaction, Stamp, Status, TenantId
-from cell.ledger.needs import Needs, note_needs
+from cell.ledger.model import (
+    Effects,
+    LedgerTransaction,
+    LedgerTransactionVersion,
+    Stamp,
+    Status,
+    TenantId,
+)
+from cell.ledger.needs import FURTHER_NEEDS, Needs, note_needs
 from cell.ledger.rules import State, apply, merged_metadata
 from cell.ledger.settlement_transactions import note_settlement, require_no_settlement
+from cell.ledger.transaction_versions import next_version
+
+ARCHIVED_BY_LOCK: Final = "balance_lock_failure"
+"""The one reason why a transaction is archived that nobody archived."""
 
 
 @note_needs.register
@@ -35,8 +49,40 @@ def _needs_of_update(command: UpdateLedgerTransaction, tenant_id: TenantId, need
         needs.transaction_external_ids.add((tenant_id, command.external_id))
 
 
+def _further_needs_of_update(command: UpdateLedgerTransaction, state: State, needs: Needs) -> None:
+    """A reversal that is archived lets go of its original."""
+    if command.status is Status.ARCHIVED:
+        present = state.transaction(command.id)
+        if present is not None and present.reverses_id is not None:
+            needs.transactions.add((state.tenant_id, present.reverses_id))
+
+
+FURTHER_NEEDS[UpdateLedgerTransaction] = _further_needs_of_update
+
+
 @apply.register
 def _create(command: CreateLedgerTransaction, state: State, stamp: Stamp) -> Effects:
+    try:
+        return _write_new(command, state, stamp)
+    except BalanceLockBroken:
+        if not command.archives_on_broken_lock:
+            raise
+    recorded = replace(command, status=Status.ARCHIVED, entries=_without_locks(command.entries))
+    return _write_new(recorded, state, stamp, ARCHIVED_BY_LOCK)
+
+
+def _without_locks(drafts: Sequence[EntryDraft]) -> tuple[EntryDraft, ...]:
+    return tuple(
+        replace(draft, pending_lock=None, posted_lock=None, available_lock=None) for draft in drafts
+    )
+
+
+def _write_new(
+    command: CreateLedgerTransaction,
+    state: State,
+    stamp: Stamp,
+    archived_reason: str | None = None,
+) -> Effects:
     writing = EntryWriting(state, stamp)
     ledger_id = writing.judge(command.entries)
     if command.status is not Status.ARCHIVED:
@@ -56,7 +102,7 @@ def _create(command: CreateLedgerTransaction, state: State, stamp: Stamp) -> Eff
         reverses_id=None,
         reversed_by_id=None,
         partially_posts_id=None,
-        archived_reason=None,
+        archived_reason=archived_reason,
         metadata=command.metadata,
         effective_at_us=effective_at_us,
         posted_at_us=stamp.at_us if command.status is Status.POSTED else None,
@@ -96,13 +142,17 @@ def update_transaction(command: UpdateLedgerTransaction, state: State, stamp: St
     )
     if changed == present and not rewrites:
         return Effects(updated=(present,))
-    changed = replace(
-        changed, version=present.version + 1, updated_at_us=stamp.at_us, seq=stamp.seq
-    )
+    entries = state.live_entries(present.id)
+    changed, before = next_version(present, changed, entries, stamp)
     if not rewrites:
         _require_free_new_external_id(state, present, changed)
-        return Effects(updated=(changed,))
-    return _rewrite_entries(present, changed, command, state, stamp)
+        return Effects(updated=(changed,), inserted=(before,))
+    rewritten = _rewrite_entries(present, changed, command, state, stamp)
+    inserted, updated = (*rewritten.inserted, before), rewritten.updated
+    free = _original_set_free(present, changed, state, stamp)
+    if free is not None:
+        inserted, updated = (*inserted, free[1]), (*updated, free[0])
+    return Effects(inserted=inserted, updated=updated)
 
 
 def _with_changes(
@@ -175,6 +225,19 @@ def _rewrite_entries(
     return Effects(
         inserted=written.entries, updated=(changed, *written.discarded, *written.balances)
     )
+
+
+def _original_set_free(
+    present: LedgerTransaction, changed: LedgerTransaction, state: State, stamp: Stamp
+) -> tuple[LedgerTransaction, LedgerTransactionVersion] | None:
+    """What a reversal that is archived was to undo: nothing names the reversal any more."""
+    if changed.status is not Status.ARCHIVED or present.reverses_id is None:
+        return None
+    original = state.transaction(present.reverses_id)
+    assert original is not None
+    assert original.reversed_by_id == present.id
+    entries = state.live_entries(original.id)
+    return next_version(original, replace(original, reversed_by_id=None), entries, stamp)
 
 
 def require_free_external_id(

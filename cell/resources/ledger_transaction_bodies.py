@@ -11,6 +11,8 @@ from cell.ledger.commands import (
     BalanceLock,
     CreateLedgerTransaction,
     EntryDraft,
+    PartiallyPostLedgerTransaction,
+    ReverseLedgerTransaction,
     UpdateLedgerTransaction,
 )
 from cell.ledger.entry_writing import ENTRIES_MAX
@@ -90,6 +92,23 @@ class UpdateBody(msgspec.Struct, frozen=True):
     ledger_account_category_balance_locks: list[object] | None = None
 
 
+class PartialPostBody(msgspec.Struct, frozen=True):
+    posted_ledger_entries: list[EntryBody]
+    description: Description | None = None
+    effective_at: str | None = None
+    metadata: Metadata = {}
+
+
+class ReversalBody(msgspec.Struct, frozen=True):
+    status: Status = Status.POSTED
+    description: Description | None = None
+    effective_at: str | None = None
+    external_id: ExternalId | None = None
+    ledgerable_type: LedgerableType | None = None
+    ledgerable_id: LedgerableId | None = None
+    metadata: Metadata = {}
+
+
 def create_command(body: CreateBody) -> CreateLedgerTransaction:
     _refuse_unsupported(body)
     require_clean_external_id(body.external_id)
@@ -98,15 +117,19 @@ def create_command(body: CreateBody) -> CreateLedgerTransaction:
         entries=_drafts(body.ledger_entries),
         status=body.status,
         description=body.description,
-        effective_at_us=_effective_at(body),
+        effective_at_us=_effective_at_or_date(body),
         external_id=body.external_id,
         ledgerable_type=body.ledgerable_type,
         ledgerable_id=body.ledgerable_id,
         metadata=without_empty_values(body.metadata),
+        archives_on_broken_lock=bool(body.archive_on_balance_lock_failure),
     )
 
 
 def update_command(id: str, body: UpdateBody) -> UpdateLedgerTransaction:
+    if body.archive_on_balance_lock_failure:
+        parameter = "archive_on_balance_lock_failure"
+        raise Unprocessable(f"{parameter} is for new ledger transactions only", parameter)
     _refuse_unsupported(body)
     require_clean_external_id(body.external_id)
     require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
@@ -127,41 +150,66 @@ def update_command(id: str, body: UpdateBody) -> UpdateLedgerTransaction:
     )
 
 
+def partial_post_command(id: str, body: PartialPostBody) -> PartiallyPostLedgerTransaction:
+    return PartiallyPostLedgerTransaction(
+        id=id,
+        entries=_drafts(body.posted_ledger_entries, "posted_ledger_entries"),
+        description=body.description,
+        effective_at_us=_effective_at(body.effective_at),
+        metadata=without_empty_values(body.metadata),
+    )
+
+
+def reversal_command(id: str, body: ReversalBody) -> ReverseLedgerTransaction:
+    require_clean_external_id(body.external_id)
+    require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
+    return ReverseLedgerTransaction(
+        id=id,
+        status=body.status,
+        description=body.description,
+        effective_at_us=_effective_at(body.effective_at),
+        external_id=body.external_id,
+        ledgerable_type=body.ledgerable_type,
+        ledgerable_id=body.ledgerable_id,
+        metadata=without_empty_values(body.metadata),
+    )
+
+
 def _refuse_unsupported(body: CreateBody | UpdateBody) -> None:
     """What would change the outcome is refused rather than ignored."""
-    if body.archive_on_balance_lock_failure:
-        parameter = "archive_on_balance_lock_failure"
-        raise Unprocessable(f"{parameter} is not supported yet", parameter)
     if body.ledger_account_category_balance_locks:
         parameter = "ledger_account_category_balance_locks"
         raise Unprocessable(f"{parameter} is not supported yet", parameter)
 
 
-def _effective_at(body: CreateBody) -> int | None:
-    if body.effective_at is not None:
-        return parse_timestamp(body.effective_at, "effective_at")
-    if body.effective_date is not None:
+def _effective_at_or_date(body: CreateBody) -> int | None:
+    if body.effective_at is None and body.effective_date is not None:
         return parse_date(body.effective_date, "effective_date")
-    return None
+    return _effective_at(body.effective_at)
+
+
+def _effective_at(text: str | None) -> int | None:
+    return None if text is None else parse_timestamp(text, "effective_at")
 
 
 _AT: Final = "ledger_entries"
 
 
-def _drafts(entries: list[EntryBody]) -> tuple[EntryDraft, ...]:
+def _drafts(entries: list[EntryBody], at: str = _AT) -> tuple[EntryDraft, ...]:
+    """`at` is the array's name in the body."""
     if len(entries) > ENTRIES_MAX:
-        raise Unprocessable(f"{_AT}: {len(entries)} entries, at most {ENTRIES_MAX}", _AT)
-    return tuple([_draft(entry, n) for n, entry in enumerate(entries)])
+        raise Unprocessable(f"{at}: {len(entries)} entries, at most {ENTRIES_MAX}", at)
+    return tuple([_draft(entry, at, n) for n, entry in enumerate(entries)])
 
 
-def _draft(entry: EntryBody, n: int) -> EntryDraft:
+def _draft(entry: EntryBody, at: str, n: int) -> EntryDraft:
     effective_at_us = None
     if entry.effective_at is not None:
-        effective_at_us = parse_timestamp(entry.effective_at, f"{_AT}[{n}].effective_at")
+        effective_at_us = parse_timestamp(entry.effective_at, f"{at}[{n}].effective_at")
     return EntryDraft(
-        ledger_account_id=parse_uuid(entry.ledger_account_id, f"{_AT}[{n}].ledger_account_id"),
+        ledger_account_id=parse_uuid(entry.ledger_account_id, f"{at}[{n}].ledger_account_id"),
         direction=entry.direction,
-        amount=resolve_amount(entry.amount, entry.amount_string, _AT, n),
+        amount=resolve_amount(entry.amount, entry.amount_string, at, n),
         effective_at_us=effective_at_us,
         lock_version=entry.lock_version,
         pending_lock=_lock(entry.pending_balance_amount),

@@ -1,4 +1,6 @@
-"""Ledger transactions: create, retrieve (by id or external id), update, list.
+"""Ledger transactions: create, retrieve, update, list, post in part, reverse.
+
+Retrieving and updating take an id or an external id, which finds what is not archived.
 
 A transaction is shown with its live entries, both read in one statement and so of one moment. What
 a create or a rewrite answers is rendered from its journal record alone.
@@ -13,7 +15,12 @@ from cell.answers import Answer, render
 from cell.calls import Call, FirstAnswer, Route
 from cell.errors import Conflict, NotFound
 from cell.journal import Record
-from cell.ledger.commands import Command, CreateLedgerTransaction
+from cell.ledger.commands import (
+    Command,
+    CreateLedgerTransaction,
+    PartiallyPostLedgerTransaction,
+    ReverseLedgerTransaction,
+)
 from cell.ledger.model import LedgerEntry, LedgerTransaction, Status
 from cell.listing import Filters
 from cell.pagination import PAGING, Position, answer_page, order_by, parse_page
@@ -24,8 +31,12 @@ from cell.resources.ledger_entries import LedgerEntryView
 from cell.resources.ledger_transaction_bodies import (
     CreateBody,
     LedgerableType,
+    PartialPostBody,
+    ReversalBody,
     UpdateBody,
     create_command,
+    partial_post_command,
+    reversal_command,
     update_command,
 )
 from cell.row_json import row_as_json, row_from_json, rows_as_json, rows_from_json
@@ -98,6 +109,35 @@ def answer_created(record: Record) -> bytes:
     return render(show(transaction, entries, with_balances=True))  # type: ignore[arg-type]
 
 
+async def post_partially(call: Call) -> Answer:
+    body = await call.body(PartialPostBody)
+    return await call.create(partial_post_command(_require_id(call), body))
+
+
+async def reverse(call: Call) -> Answer:
+    body = await call.body(ReversalBody)
+    return await call.create(reversal_command(_require_id(call), body))
+
+
+def answer_created_beside_another(record: Record) -> bytes:
+    """The new transaction, whose record also has what became of the one it is about."""
+    transaction = record.inserted[0]
+    assert isinstance(transaction, LedgerTransaction)
+    entries = [
+        row
+        for row in record.inserted
+        if isinstance(row, LedgerEntry) and row.ledger_transaction_id == transaction.id
+    ]
+    return render(show(transaction, entries, with_balances=True))
+
+
+def _require_id(call: Call) -> str:
+    id = as_uuid(call.ids[0])
+    if id is None:
+        raise NotFound(f"no ledger transaction {call.ids[0]}")
+    return id
+
+
 _SHOWN: Final = f"""{row_as_json("t", LedgerTransaction)}, (
     SELECT {rows_as_json("e", LedgerEntry)} FROM ledger_entries e
     WHERE e.tenant_id = t.tenant_id AND e.ledger_transaction_id = t.id
@@ -122,8 +162,11 @@ async def _find(call: Call, name: str) -> Transaction:
     if cached is not None:
         return cached
     found = _read(await call.fetch(_BY_ID, (call.tenant_id, id))) if id is not None else []
-    if not found:
-        found = _read(await call.fetch(_BY_EXTERNAL_ID, (call.tenant_id, name)))
+    return found[0] if found else await _find_by_external_id(call, name)
+
+
+async def _find_by_external_id(call: Call, name: str) -> Transaction:
+    found = _read(await call.fetch(_BY_EXTERNAL_ID, (call.tenant_id, name)))
     if not found:
         raise NotFound(f"no ledger transaction {name}")
     if len(found) > 1:
@@ -142,16 +185,26 @@ def _read(rows: Iterable[tuple[Any, ...]]) -> list[Transaction]:
 
 async def update(call: Call) -> Answer:
     body = await call.body(UpdateBody)
-    id = as_uuid(call.ids[0])
-    if id is None:
-        id = (await _find(call, call.ids[0]))[0].id
-    record = await call.apply(update_command(id, body))
+    id = as_uuid(call.ids[0]) or await _id_of_external_id(call)
+    try:
+        record = await call.apply(update_command(id, body))
+    except NotFound as unknown:
+        # What has a parameter is about another object: an account of the new entries.
+        if unknown.parameter is not None:
+            raise
+        # A caller's external id may have the form of a UUID, too.
+        id = await _id_of_external_id(call)
+        record = await call.apply(update_command(id, body))
     entries = [row for row in record.inserted if isinstance(row, LedgerEntry)]
     if not entries:
         # Its entries stayed as they were: shown is what is there now, of one moment.
         return await _answer_present(call, id)
     rows = (row for row in record.updated if isinstance(row, LedgerTransaction))
     return Answer(200, render(show(next(rows), entries, with_balances=True)))
+
+
+async def _id_of_external_id(call: Call) -> str:
+    return (await _find_by_external_id(call, call.ids[0]))[0].id
 
 
 async def _answer_present(call: Call, id: str) -> Answer:
@@ -258,5 +311,25 @@ ROUTES: Final = (
         UpdateBody,
         errors=(409,),
     ),
+    Route(
+        "POST",
+        "/api/ledger_transactions/{id}/partial_post",
+        post_partially,
+        "Post a part of a pending ledger transaction",
+        LedgerTransactionView,
+        PartialPostBody,
+    ),
+    Route(
+        "POST",
+        "/api/ledger_transactions/{id}/reversal",
+        reverse,
+        "Reverse a posted ledger transaction",
+        LedgerTransactionView,
+        ReversalBody,
+    ),
 )
-FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {CreateLedgerTransaction: answer_created}
+FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
+    CreateLedgerTransaction: answer_created,
+    PartiallyPostLedgerTransaction: answer_created_beside_another,
+    ReverseLedgerTransaction: answer_created_beside_another,
+}

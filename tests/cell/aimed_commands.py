@@ -9,7 +9,7 @@ from typing import Any
 
 from cell_writing import CREDIT, DEBIT
 from msgspec import UNSET
-from naive_ledger import NaiveLedger
+from naive_ledger import Entry, NaiveLedger
 
 from cell.ledger import commands
 from cell.ledger.model import Direction, Status
@@ -33,9 +33,11 @@ class Aim:
             self.create_transaction,
             self.update_transaction,
             self.change_status,
+            self.post_partially,
+            self.reverse,
             self.other_one,
         )
-        return self.random.choices(kinds, (4, 5, 1, 3))[0]()
+        return self.random.choices(kinds, (8, 8, 2, 3, 3, 6))[0]()
 
     def other_one(self) -> Any:
         kinds = (self.ledger, self.create_account, self.account, self.entry, self.api_key)
@@ -73,13 +75,13 @@ class Aim:
             return self.either(*getattr(self.other, kind), UNKNOWN_ID)
         return own[max(self.random.randrange(len(own)), self.random.randrange(len(own)))]
 
-    def transaction_id(self) -> str:
-        """Mostly one that is still pending."""
+    def transaction_id(self, status: Status = Status.PENDING) -> str:
+        """Mostly one of the status."""
         transactions = self.naive.transactions
-        pending = [id for id, each in transactions.items() if each.status is Status.PENDING]
-        if not pending or self.random.random() < 0.2:
+        aimed_at = [id for id, each in transactions.items() if each.status is status]
+        if not aimed_at or self.random.random() < 0.2:
             return self.id("transactions")
-        return self.either(*pending)
+        return self.either(*aimed_at)
 
     def ledger(self) -> Any:
         changed = commands.UpdateLedger(
@@ -132,6 +134,7 @@ class Aim:
             effective_at_us=self.either(None, *range(-2, 3)),
             external_id=self.external_id(),
             metadata=self.metadata(),
+            archives_on_broken_lock=self.either(True, False),
         )
 
     def update_transaction(self) -> commands.UpdateLedgerTransaction:
@@ -149,6 +152,53 @@ class Aim:
     def change_status(self) -> commands.UpdateLedgerTransaction:
         id = self.transaction_id()
         return commands.UpdateLedgerTransaction(id=id, status=self.status())
+
+    def post_partially(self) -> commands.PartiallyPostLedgerTransaction:
+        id = self.transaction_id()
+        pending = self.naive.transactions.get(id)
+        return commands.PartiallyPostLedgerTransaction(
+            id=id,
+            entries=() if pending is None else self.parts(pending.entries),
+            description=self.either(None, "d", "e"),
+            effective_at_us=self.either(None, *range(-2, 3)),
+            metadata=self.metadata(),
+        )
+
+    def parts(self, pending: list[Entry]) -> tuple[commands.EntryDraft, ...]:
+        """Nothing of any entry, but for an equal part of two that balance; rarely the whole."""
+        amounts = [0] * len(pending)
+        pairs = [
+            (one, two)
+            for one, debited in enumerate(pending)
+            for two, credited in enumerate(pending)
+            if debited.direction is DEBIT
+            and credited.direction is CREDIT
+            and self.unit(debited.account) == self.unit(credited.account)
+        ]
+        if pairs:
+            one, two = self.either(*pairs)
+            least = min(pending[one].amount, pending[two].amount)
+            amounts[one] = amounts[two] = self.either(least // 2, max(0, least - 1))
+            if self.rarely():
+                amounts[self.either(one, two)] = least
+        drafts = [
+            self.draft(entry.account, entry.direction, amount)
+            for entry, amount in zip(pending, amounts, strict=True)
+        ]
+        self.random.shuffle(drafts)
+        if self.rarely():
+            drafts.pop()
+        return tuple(drafts)
+
+    def reverse(self) -> commands.ReverseLedgerTransaction:
+        return commands.ReverseLedgerTransaction(
+            id=self.transaction_id(Status.POSTED),
+            status=self.either(*Status, Status.PENDING),
+            description=self.either(None, "d", "e"),
+            effective_at_us=self.either(None, None, *range(-2, 3)),
+            external_id=self.external_id(),
+            metadata=self.metadata(),
+        )
 
     def entries(self) -> tuple[commands.EntryDraft, ...]:
         """One or two balanced groups, each of one currency; rarely with something wrong."""

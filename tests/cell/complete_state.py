@@ -154,7 +154,11 @@ class CompleteWorkingSet(WorkingSet):
         self.apply(effects)
         for row in effects.inserted:
             if isinstance(row, LedgerTransaction):
-                live = [each for each in effects.inserted if isinstance(each, LedgerEntry)]
+                live = [
+                    each
+                    for each in effects.inserted
+                    if isinstance(each, LedgerEntry) and each.ledger_transaction_id == row.id
+                ]
                 self.transactions[row.id] = row
                 self.live_entries[row.id] = tuple(live)
                 self.entries.update((entry.id, entry) for entry in live)

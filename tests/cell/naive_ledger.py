@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from cell.errors import BalanceLockBroken, NotFound, Unprocessable
 from cell.ids import derive_id
@@ -18,6 +19,7 @@ from cell.ledger.model import Direction, Stamp, Status
 Refusal = tuple[type[Exception], str | None]
 FORBIDDEN: Refusal = (Unprocessable, "ledger_transaction")
 BAD_ENTRIES: Refusal = (Unprocessable, "ledger_entries")
+BAD_PART: Refusal = (Unprocessable, "posted_ledger_entries")
 BROKEN_LOCK: Refusal = (BalanceLockBroken, "ledger_entries")
 TAKEN: Refusal = (Unprocessable, "external_id")
 
@@ -55,6 +57,10 @@ class Transaction:
     updated_at: int
     seq: int
     version: int = 0
+    reverses: str | None = None
+    reversed_by: str | None = None
+    part_of: str | None = None
+    archived_reason: str | None = None
     entries: list[Entry] = field(default_factory=list)
     """The live ones, in order."""
 
@@ -93,6 +99,10 @@ class NaiveLedger:
     entries: dict[str, Entry] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     keys: dict[str, model.ApiKey] = field(default_factory=dict)
+    versions: dict[str, model.LedgerTransactionVersion] = field(default_factory=dict)
+    """Those that are over."""
+    version_entries: dict[str, list[Entry]] = field(default_factory=dict)
+    """Theirs, in order."""
 
     # --- what follows from the entries ----------------------------------------------------------
 
@@ -167,10 +177,10 @@ class NaiveLedger:
             id=transaction.id,
             ledger_id=transaction.ledger,
             status=transaction.status,
-            reverses_id=None,
-            reversed_by_id=None,
-            partially_posts_id=None,
-            archived_reason=None,
+            reverses_id=transaction.reverses,
+            reversed_by_id=transaction.reversed_by,
+            partially_posts_id=transaction.part_of,
+            archived_reason=transaction.archived_reason,
             metadata=transaction.metadata,
             effective_at_us=transaction.effective_at,
             posted_at_us=transaction.posted_at,
@@ -337,7 +347,9 @@ class NaiveLedger:
         holds = command.external_id is not None and not is_archived
         if holds and self.holder(ledger, command.external_id):
             return TAKEN
-        refusal = self.judge_locks(command.entries, command.status, ())
+        refusal = self.judge_locks(command.entries, with_status(command.entries, command.status))
+        if refusal == BROKEN_LOCK and command.archives_on_broken_lock:
+            return self.record_as_archived(command, stamp)
         if refusal is not None:
             return refusal
         transaction = Transaction(
@@ -353,7 +365,17 @@ class NaiveLedger:
             seq=stamp.seq,
         )
         self.transactions[transaction.id] = transaction
-        self.write_entries(transaction, command.entries, stamp, counts=not is_archived)
+        self.write_entries(stamp, (transaction, command.entries), counts=not is_archived)
+        return True
+
+    def record_as_archived(self, command: Any, stamp: Stamp) -> Refusal | bool:
+        unlocked = [
+            replace(draft, pending_lock=None, posted_lock=None, available_lock=None)
+            for draft in command.entries
+        ]
+        archived = replace(command, entries=tuple(unlocked), status=Status.ARCHIVED)
+        assert self._create_ledger_transaction(archived, stamp) is True
+        self.transactions[stamp.id_base].archived_reason = "balance_lock_failure"
         return True
 
     def _update_ledger_transaction(self, command: Any, stamp: Stamp) -> Refusal | bool:
@@ -391,7 +413,8 @@ class NaiveLedger:
         if holds and self.holder(transaction.ledger, external_id) not in (None, transaction.id):
             return TAKEN
         if command.entries is not UNSET:
-            refusal = self.judge_locks(command.entries, status, transaction.entries)
+            added = with_status(command.entries, status)
+            refusal = self.judge_locks(command.entries, added, transaction.entries)
             if refusal is not None:
                 return refusal
         if not writes_entries and (fields, metadata) == (transaction.fields, transaction.metadata):
@@ -399,15 +422,96 @@ class NaiveLedger:
         drafts = command.entries
         if drafts is UNSET:
             drafts = [again(entry, transaction) for entry in transaction.entries]
+        self.begin_version(transaction, stamp)
         if status is Status.POSTED and transaction.status is Status.PENDING:
             transaction.posted_at = stamp.at_us
         transaction.status, transaction.fields, transaction.metadata = status, fields, metadata
-        transaction.effective_at, transaction.updated_at = effective_at, stamp.at_us
-        transaction.version += 1
-        transaction.seq = stamp.seq
+        transaction.effective_at = effective_at
         if writes_entries:
-            self.write_entries(transaction, drafts, stamp, counts=True)
+            self.write_entries(stamp, (transaction, drafts))
+        if writes_entries and status is Status.ARCHIVED and transaction.reverses is not None:
+            original = self.transactions[transaction.reverses]
+            self.begin_version(original, stamp)
+            original.reversed_by = None
         return True
+
+    def _partially_post_ledger_transaction(self, command: Any, stamp: Stamp) -> Refusal | bool:
+        pending = self.transactions.get(command.id)
+        if pending is None:
+            return (NotFound, None)
+        if pending.status is not Status.PENDING:
+            return FORBIDDEN
+        rest = rest_of(pending, command.entries)
+        if rest is None:
+            return BAD_PART
+        added = with_status(command.entries, Status.POSTED) + with_status(rest, Status.PENDING)
+        refusal = self.judge_entries(command.entries) or self.judge_locks(
+            command.entries, added, pending.entries
+        )
+        if refusal is not None:
+            return (refusal[0], BAD_PART[1])
+        part = Transaction(
+            id=stamp.id_base,
+            ledger=pending.ledger,
+            fields=dict.fromkeys(TRANSACTION_FIELDS) | {"description": command.description},
+            status=Status.POSTED,
+            effective_at=or_else(command.effective_at_us, stamp.at_us),
+            posted_at=stamp.at_us,
+            metadata=dict(command.metadata),
+            created_at=stamp.at_us,
+            updated_at=stamp.at_us,
+            seq=stamp.seq,
+            part_of=pending.id,
+        )
+        self.transactions[part.id] = part
+        self.begin_version(pending, stamp)
+        self.write_entries(stamp, (part, command.entries), (pending, rest))
+        return True
+
+    def _reverse_ledger_transaction(self, command: Any, stamp: Stamp) -> Refusal | bool:
+        original = self.transactions.get(command.id)
+        if original is None:
+            return (NotFound, None)
+        if original.status is not Status.POSTED or original.reversed_by is not None:
+            return FORBIDDEN
+        created = self._create_ledger_transaction(undoing(command, original), stamp)
+        if created is not True:
+            return created
+        reversal = self.transactions[stamp.id_base]
+        reversal.reverses = original.id
+        if command.status is not Status.ARCHIVED:
+            self.begin_version(original, stamp)
+            original.reversed_by = reversal.id
+        return True
+
+    def begin_version(self, transaction: Transaction, stamp: Stamp) -> None:
+        """Remember what the transaction has been, before any of it changes."""
+        version = self.current_version(transaction, stamp.seq)
+        self.versions[version.id] = version
+        self.version_entries[version.id] = list(transaction.entries)
+        transaction.version += 1
+        transaction.updated_at, transaction.seq = stamp.at_us, stamp.seq
+
+    def current_version(self, transaction: Transaction, seq: int) -> model.LedgerTransactionVersion:
+        return model.LedgerTransactionVersion(
+            tenant_id=self.tenant_id,
+            id=derive_id(transaction.id, 65536 + transaction.version),
+            ledger_transaction_id=transaction.id,
+            version=transaction.version,
+            ledger_id=transaction.ledger,
+            status=transaction.status,
+            reverses_id=transaction.reverses,
+            reversed_by_id=transaction.reversed_by,
+            partially_posts_id=transaction.part_of,
+            archived_reason=transaction.archived_reason,
+            metadata=transaction.metadata,
+            entry_metadata={e.id: e.metadata for e in transaction.entries if e.metadata},
+            effective_at_us=transaction.effective_at,
+            posted_at_us=transaction.posted_at,
+            created_at_us=transaction.updated_at,
+            seq=seq,
+            **transaction.fields,
+        )
 
     # --- the questions --------------------------------------------------------------------------
 
@@ -438,13 +542,14 @@ class NaiveLedger:
         created: Any = self.accounts[account].created
         return (created.currency, created.currency_exponent)
 
-    def judge_locks(self, drafts: Any, status: Status, replaced: Any) -> Refusal | None:
+    def judge_locks(self, drafts: Any, added: Any, replaced: Any = ()) -> Refusal | None:
+        """The locks of `drafts`, with all that is added, by status, in the place of the others."""
         for draft in drafts:
             if draft.lock_version not in (None, self.version(draft.ledger_account_id)):
                 return BAD_ENTRIES
         for draft in drafts:
             account = draft.ledger_account_id
-            sums = self.sums_with(account, drafts, status, replaced)
+            sums = self.sums_with(account, added, replaced)
             amounts = three_balances(self.accounts[account].created, sums)
             for lock, amount in zip(
                 (draft.pending_lock, draft.posted_lock, draft.available_lock), amounts, strict=True
@@ -453,27 +558,38 @@ class NaiveLedger:
                     return BROKEN_LOCK
         return None
 
-    def sums_with(self, account: str, drafts: Any, status: Status, replaced: Any) -> list[int]:
-        """The account's sums with these drafts in the place of those entries."""
+    def sums_with(self, account: str, added: Any, replaced: Any) -> list[int]:
+        """The account's sums with the added drafts, each with its status, for those entries."""
         sums = self.sums(account)
-        for sign, items in ((-1, replaced), (1, drafts)):
-            for item in items:
-                of = item.account if sign < 0 else item.ledger_account_id
-                counted = item.status if sign < 0 else status
-                if of == account and counted is not Status.ARCHIVED:
-                    side = 0 if item.direction is Direction.DEBIT else 1
-                    sums[side + (2 if counted is Status.POSTED else 0)] += sign * item.amount
+        gone = [(entry.account, entry, entry.status, -1) for entry in replaced]
+        come = [(draft.ledger_account_id, draft, status, 1) for draft, status in added]
+        for of, item, status, sign in gone + come:
+            if of == account and status is not Status.ARCHIVED:
+                side = 0 if item.direction is Direction.DEBIT else 1
+                sums[side + (2 if status is Status.POSTED else 0)] += sign * item.amount
         return sums
 
     def write_entries(
-        self, transaction: Transaction, drafts: Any, stamp: Stamp, *, counts: bool
+        self, stamp: Stamp, *written: tuple[Transaction, Any], counts: bool = True
     ) -> None:
+        """One write: each transaction's entries give way to those of its drafts."""
         number = len(self.writes)
-        accounts = {d.ledger_account_id for d in drafts} | {e.account for e in transaction.entries}
+        gone = [entry for transaction, _ in written for entry in transaction.entries]
+        accounts = {entry.account for entry in gone}
+        accounts |= {draft.ledger_account_id for _, drafts in written for draft in drafts}
         self.writes.append(Write(accounts, counts, stamp.seq))
-        for entry in transaction.entries:
+        for entry in gone:
             entry.gone, entry.gone_at = number, stamp.at_us
             entry.updated_at, entry.seq = stamp.at_us, stamp.seq
+        ordinal = 1
+        for transaction, drafts in written:
+            self.write_drafts(transaction, drafts, stamp, ordinal)
+            ordinal += len(drafts)
+
+    def write_drafts(
+        self, transaction: Transaction, drafts: Any, stamp: Stamp, ordinal: int
+    ) -> None:
+        number = len(self.writes) - 1
         transaction.entries = [
             Entry(
                 id=derive_id(stamp.id_base, ordinal),
@@ -490,7 +606,7 @@ class NaiveLedger:
                 updated_at=stamp.at_us,
                 seq=stamp.seq,
             )
-            for ordinal, draft in enumerate(drafts, 1)
+            for ordinal, draft in enumerate(drafts, ordinal)
         ]
         self.entries.update((entry.id, entry) for entry in transaction.entries)
 
@@ -515,6 +631,42 @@ def again(entry: Entry, transaction: Transaction) -> commands.EntryDraft:
         amount=entry.amount,
         effective_at_us=entry.effective_at if own_date else None,
         metadata=entry.metadata,
+    )
+
+
+def with_status(drafts: Any, status: Status) -> list[tuple[commands.EntryDraft, Status]]:
+    return [(draft, status) for draft in drafts]
+
+
+def rest_of(pending: Transaction, posted: Any) -> list[commands.EntryDraft] | None:
+    """What stays pending, or None where the posted entries do not match with lesser amounts."""
+    rest = []
+    left = list(posted)
+    for entry in pending.entries:
+        side = (entry.account, entry.direction)
+        of_side = [d for d in left if (d.ledger_account_id, d.direction) == side]
+        if not of_side or of_side[0].amount >= entry.amount:
+            return None
+        left = [draft for draft in left if draft is not of_side[0]]
+        rest.append(replace(again(entry, pending), amount=entry.amount - of_side[0].amount))
+    return None if left else rest
+
+
+def undoing(command: Any, original: Transaction) -> commands.CreateLedgerTransaction:
+    """The reversal that is asked for, as any new transaction."""
+    other_side = {Direction.DEBIT: Direction.CREDIT, Direction.CREDIT: Direction.DEBIT}
+    drafts = [
+        replace(again(e, original), direction=other_side[e.direction], metadata={})
+        for e in original.entries
+    ]
+    if command.effective_at_us is not None:
+        drafts = [replace(draft, effective_at_us=None) for draft in drafts]
+    return commands.CreateLedgerTransaction(
+        entries=tuple(drafts),
+        status=command.status,
+        effective_at_us=or_else(command.effective_at_us, original.effective_at),
+        metadata=command.metadata,
+        **fields_of(command),
     )
 
 

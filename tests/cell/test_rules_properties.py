@@ -22,7 +22,7 @@ from naive_ledger import NaiveLedger
 from cell.errors import ApiError
 from cell.ids import IdSource
 from cell.ledger import commands
-from cell.ledger.model import AccountBalances, Effects, Stamp, TenantId
+from cell.ledger.model import AccountBalances, Effects, LedgerTransactionVersion, Stamp, TenantId
 from cell.ledger.rules import apply
 from cell.state import TenantView
 
@@ -100,6 +100,7 @@ class Rules(RuleBasedStateMachine):
             "account": lambda: naive.account_row(naive.accounts[row.id]),
             "transaction": lambda: naive.transaction_row(naive.transactions[row.id]),
             "entry": lambda: naive.entry_row(naive.entries[row.id]),
+            "transaction_version": lambda: naive.versions[row.id],
         }
         return expected[row.__struct_config__.tag]()
 
@@ -121,6 +122,8 @@ class Rules(RuleBasedStateMachine):
                 assert found == naive.account_holder(ledger, external_id)
 
     def teardown(self) -> None:
+        versions = {id: row for naive in self.naive.values() for id, row in naive.versions.items()}
+        assert self.working_set.rows[LedgerTransactionVersion] == versions
         for naive in self.naive.values():
             view = TenantView(naive.tenant_id, self.working_set)
             for id, account in naive.accounts.items():
@@ -163,6 +166,13 @@ def test_the_sequences_came_through_everything() -> None:
         "update_ledger_transaction refused: NotFound None",
         "update_ledger_transaction refused: Unprocessable ledger_transaction",
         "update_ledger_transaction refused: Unprocessable ledger_entries",
+        "partially_post_ledger_transaction",
+        "partially_post_ledger_transaction refused: Unprocessable ledger_transaction",
+        "partially_post_ledger_transaction refused: Unprocessable posted_ledger_entries",
+        "partially_post_ledger_transaction refused: BalanceLockBroken posted_ledger_entries",
+        "reverse_ledger_transaction",
+        "reverse_ledger_transaction refused: Unprocessable ledger_transaction",
+        "reverse_ledger_transaction refused: Unprocessable external_id",
         "update_ledger_account",
         "update_ledger_account refused: Unprocessable external_id",
         "delete_ledger_account",

@@ -1,0 +1,287 @@
+"""Versions of ledger transactions: what each was from its creation to each of its changes; list.
+
+The versions that are over have rows; the last one is read from the transaction itself. Both are
+read newest first, by their transactions' creation and then by number, and merged.
+
+A change is whatever changes the transaction itself: a PATCH, a partial post, a reversal that begins
+or ceases to name it. A change of an entry's metadata is none; a version that is over shows what the
+metadata was when it ended, the last version what it is now.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, LiteralString
+
+import msgspec
+
+from cell.answers import Answer
+from cell.balance_views import LedgerBalances
+from cell.calls import Call, Route
+from cell.errors import NotFound
+from cell.ledger.model import Direction, LedgerEntry, LedgerTransactionVersion, Status
+from cell.ledger.transaction_versions import version_id, version_of
+from cell.listing import Filters
+from cell.pagination import PAGING, Page, Position, answer_page, parse_page
+from cell.parameters import Filter, Kind, Parameter
+from cell.query import Query
+from cell.row_json import row_as_json, row_from_json, rows_as_json, rows_from_json
+from cell.tables import ROW_TABLES
+from cell.timestamps import render_date, render_timestamp, render_timestamp_or_null
+from cell.wellformed import as_uuid
+
+Version = tuple[LedgerTransactionVersion, Sequence[LedgerEntry]]
+"""With its entries, in the order in which they were asked for."""
+
+
+class VersionEntryView(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    object: str
+    live_mode: bool
+    created_at: str
+    amount: int
+    amount_string: str
+    direction: Direction
+    status: Status
+    effective_at: str
+    ledger_account_id: str
+    ledger_account_currency: str
+    ledger_account_currency_exponent: int
+    ledger_account_lock_version: int | None
+    ledger_transaction_id: str
+    metadata: dict[str, str]
+    resulting_ledger_account_balances: LedgerBalances | None
+
+
+class VersionView(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    object: str
+    live_mode: bool
+    created_at: str
+    ledger_transaction_id: str
+    version: int
+    description: str | None
+    status: Status
+    metadata: dict[str, str]
+    effective_at: str
+    effective_date: str
+    ledger_entries: list[VersionEntryView]
+    posted_at: str | None
+    ledger_id: str
+    ledgerable_type: str | None
+    ledgerable_id: str | None
+    external_id: str | None
+    reverses_ledger_transaction_id: str | None
+    reversed_by_ledger_transaction_id: str | None
+    partially_posts_ledger_transaction_id: str | None
+    archived_reason: str | None
+
+
+def show(version: Version) -> VersionView:
+    of, entries = version
+    return VersionView(
+        id=of.id,
+        object="ledger_transaction_version",
+        live_mode=True,
+        created_at=render_timestamp(of.created_at_us),
+        ledger_transaction_id=of.ledger_transaction_id,
+        version=of.version,
+        description=of.description,
+        status=of.status,
+        metadata=of.metadata,
+        effective_at=render_timestamp(of.effective_at_us),
+        effective_date=render_date(of.effective_at_us),
+        ledger_entries=[_show_entry(entry) for entry in entries],
+        posted_at=render_timestamp_or_null(of.posted_at_us),
+        ledger_id=of.ledger_id,
+        ledgerable_type=of.ledgerable_type,
+        ledgerable_id=of.ledgerable_id,
+        external_id=of.external_id,
+        reverses_ledger_transaction_id=of.reverses_id,
+        reversed_by_ledger_transaction_id=of.reversed_by_id,
+        partially_posts_ledger_transaction_id=of.partially_posts_id,
+        archived_reason=of.archived_reason,
+    )
+
+
+def _show_entry(entry: LedgerEntry) -> VersionEntryView:
+    return VersionEntryView(
+        id=entry.id,
+        object="ledger_entry",
+        live_mode=True,
+        created_at=render_timestamp(entry.created_at_us),
+        amount=entry.amount,
+        amount_string=str(entry.amount),
+        direction=entry.direction,
+        status=entry.status,
+        effective_at=render_timestamp(entry.effective_at_us),
+        ledger_account_id=entry.ledger_account_id,
+        ledger_account_currency=entry.currency,
+        ledger_account_currency_exponent=entry.currency_exponent,
+        ledger_account_lock_version=entry.lock_version,
+        ledger_transaction_id=entry.ledger_transaction_id,
+        metadata=entry.metadata,
+        resulting_ledger_account_balances=None,
+    )
+
+
+IDS: Final = Parameter("id", Kind.IDS)
+OF_TRANSACTION: Final = Parameter("ledger_transaction_id", Kind.ID)
+FILTERS: Final = (
+    Filter("version", Kind.INTEGERS, "v.version"),
+    Filter("created_at", Kind.TIMES, "v.created_at_us"),
+)
+_FILTERS_OF_LAST: Final = (
+    Filter("version", Kind.INTEGERS, "t.version"),
+    Filter("created_at", Kind.TIMES, "t.updated_at_us"),
+)
+"""The same of a transaction, which is its own last version, and began as such at its change."""
+
+
+async def list_page(call: Call) -> Answer:
+    query = call.query()
+    return await _answer(call, query, query.uuid("ledger_transaction_id"), ids=[])
+
+
+async def list_page_of_transaction(call: Call) -> Answer:
+    query = call.query()
+    transaction_id = as_uuid(call.ids[0])
+    if transaction_id is None:
+        raise NotFound(f"no ledger transaction {call.ids[0]}")
+    return await _answer(call, query, transaction_id, query.uuids("id"))
+
+
+async def _answer(
+    call: Call, query: Query, transaction_id: str | None, ids: Sequence[str]
+) -> Answer:
+    page = parse_page(query, call.tenant_id, f"versions {transaction_id}", ())
+    over = _filters_of_over(query, page, transaction_id, ids)
+    last = _filters_of_last(query, page, transaction_id, ids)
+    statement, parameters = _merged(over, last, page)
+    rows = await call.fetch(statement, parameters)
+    if not rows and transaction_id is not None:
+        await _require_known(call, transaction_id)
+    versions = [_read(*row) for row in rows]
+    return answer_page(page, versions, show, _position)
+
+
+_KNOWN: Final = "SELECT 1 FROM ledger_transactions WHERE tenant_id = %s AND id = %s"
+
+
+async def _require_known(call: Call, transaction_id: str) -> None:
+    if not await call.fetch(_KNOWN, (call.tenant_id, transaction_id)):
+        raise NotFound(f"no ledger transaction {transaction_id}", "ledger_transaction_id")
+
+
+_VERSIONS_MAX: Final = (1 << 31) - 1
+"""What the column of versions can hold."""
+
+
+def _filters_of_over(
+    query: Query, page: Page, transaction_id: str | None, ids: Sequence[str]
+) -> Filters:
+    """Which rows of versions count, found by the order of their ids."""
+    filters = Filters(query, "v", page.tenant_id)
+    filters.apply(FILTERS)
+    if transaction_id is not None:
+        first, end = version_id(transaction_id, 0), version_id(transaction_id, _VERSIONS_MAX)
+        filters.add("v.id BETWEEN %s::uuid AND %s::uuid", first, end)
+    if ids:
+        filters.add("v.id = ANY(%s::uuid[])", ids)
+    if page.after is not None:
+        filters.add("v.id < %s::uuid", version_id(page.after.id, page.after.key))
+    return filters
+
+
+def _filters_of_last(
+    query: Query, page: Page, transaction_id: str | None, ids: Sequence[str]
+) -> Filters:
+    """The same of transactions, each of which is its own last version."""
+    filters = Filters(query, "t", page.tenant_id)
+    filters.apply(_FILTERS_OF_LAST)
+    if transaction_id is not None:
+        filters.add("t.id = %s", transaction_id)
+        if ids:
+            versions = [version_of(id, transaction_id) for id in ids]
+            wanted = [version for version in versions if 0 <= version <= _VERSIONS_MAX]
+            filters.add("t.version = ANY(%s::int[])", wanted)
+    if page.after is not None:
+        filters.add("(t.id, t.version) < (%s::uuid, %s::int)", page.after.id, page.after.key)
+    return filters
+
+
+_TABLE: Final = next(table for table in ROW_TABLES if table.row is LedgerTransactionVersion)
+_LAST_COLUMNS: Final[Mapping[str, LiteralString]] = {
+    "ledger_transaction_id": "t.id",
+    "entry_metadata": "'{}'::jsonb",
+    "created_at_us": "t.updated_at_us",
+}
+"""What a version's column is in its transaction, where it has another name there."""
+
+_OVER: Final = ", ".join(f"v.{column}" for column in _TABLE.columns)
+_LAST: Final = ", ".join(
+    f"{_LAST_COLUMNS.get(column, f't.{column}')} AS {column}" for column in _TABLE.columns
+)
+_ENTRIES_AT_THE_TIME: Final = f"""
+SELECT {rows_as_json("e", LedgerEntry)} FROM ledger_entries e
+WHERE e.tenant_id = m.tenant_id AND e.ledger_transaction_id = m.ledger_transaction_id
+    AND e.created_at_us <= m.created_at_us
+    AND (e.discarded_at_us IS NULL OR e.discarded_at_us > m.created_at_us)
+"""
+"""Whatever is written at one time is one command's: times of a tenant never repeat."""
+
+_ORDER: Final = "ORDER BY m.ledger_transaction_id DESC, m.version DESC"
+
+
+def _merged(over: Filters, last: Filters, page: Page) -> tuple[LiteralString, list[object]]:
+    """One row more than the page holds, each part read no further than that."""
+    rows_max = page.per_page + 1
+    over_where, over_parameters = over.where()
+    last_where, last_parameters = last.where()
+    statement: LiteralString = f"""
+    SELECT {row_as_json("m", LedgerTransactionVersion)}, m.is_last, ({_ENTRIES_AT_THE_TIME})
+    FROM (
+        (SELECT {_OVER}, false AS is_last FROM ledger_transaction_versions v
+            WHERE {over_where} ORDER BY v.id DESC LIMIT %s)
+        UNION ALL
+        (SELECT {_LAST}, true AS is_last FROM ledger_transactions t
+            WHERE {last_where} ORDER BY t.id DESC LIMIT %s)
+        ORDER BY ledger_transaction_id DESC, version DESC LIMIT %s
+    ) m {_ORDER}"""
+    return statement, [*over_parameters, rows_max, *last_parameters, rows_max, rows_max]
+
+
+def _read(row: str, is_last: bool, entry_rows: str) -> Version:
+    version = row_from_json(LedgerTransactionVersion, row)
+    entries = rows_from_json(LedgerEntry, entry_rows)
+    if is_last:
+        # Read from the transaction, it has the transaction's id.
+        id = version_id(version.ledger_transaction_id, version.version)
+        return msgspec.structs.replace(version, id=id), entries
+    was = version.entry_metadata
+    return version, [
+        msgspec.structs.replace(entry, metadata=was.get(entry.id, {})) for entry in entries
+    ]
+
+
+def _position(version: Version) -> Position:
+    return Position(key=version[0].version, id=version[0].ledger_transaction_id)
+
+
+ROUTES: Final = (
+    Route(
+        "GET",
+        "/api/ledger_transaction_versions",
+        list_page,
+        "List versions of ledger transactions",
+        list[VersionView],
+        parameters=(*PAGING, OF_TRANSACTION, *FILTERS),
+        errors=(404,),
+    ),
+    Route(
+        "GET",
+        "/api/ledger_transactions/{id}/versions",
+        list_page_of_transaction,
+        "List the versions of a ledger transaction",
+        list[VersionView],
+        parameters=(*PAGING, IDS, *FILTERS),
+    ),
+)
