@@ -27,6 +27,7 @@ from cell.reads import Reader
 from cell.routes import FIRST_ANSWERS, ROUTES
 from cell.sequencer import Sequencer, SequencerLimits
 from cell.settings import Address, Settings
+from cell.single_write import SingleWriteProtocol
 from cell.store import Store
 from cell.tenants import Directory
 from cell.wire import KEEP_ALIVE_CELL_S
@@ -238,7 +239,7 @@ def _server(application: Any) -> _Server:
         uvicorn.Config(
             application,
             interface="asgi3",
-            http="httptools",
+            http=SingleWriteProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
