@@ -15,7 +15,7 @@ from cell.ledger.model import Direction, Status, TenantId
 from cell.sequencer import Sequencer, SequencerLimits
 from cell.store import Store
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 LOCK_TIMEOUT = "-c lock_timeout=10s"
 """A test that waits for itself, with the event loop in its own hands, must not do so for ever."""
 API_KEY = str(uuid.UUID(int=7))

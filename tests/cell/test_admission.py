@@ -160,7 +160,7 @@ async def test_whoever_waits_for_items_is_woken_by_them_or_by_name() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         cause()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await waiting
     await queue.reach(3)
 
