@@ -38,6 +38,7 @@ class FairQueue(Generic[Item]):
         self._waiting: dict[TenantId, deque[Item]] = {}
         self._turns: deque[TenantId] = deque()
         self._size = 0
+        self._wanted = 1
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -55,7 +56,8 @@ class FairQueue(Generic[Item]):
             raise NotApplied(Verdict.OVERLOADED, "the tenant's queue is full; try again shortly")
         queue.append(item)
         self._size += 1
-        self._changed.set()
+        if self._size >= self._wanted:
+            self._changed.set()
 
     def take(self, items_max: int, weight_max: int | None = None) -> list[Item]:
         """At most so many of the items that wait, in turns; possibly none.
@@ -123,8 +125,14 @@ class FairQueue(Generic[Item]):
         self._size -= len(removed)
         return removed
 
-    async def change(self) -> None:
-        """Return at the next `put` or `wake`; look again afterwards, it may be for nothing."""
+    async def reach(self, items: int) -> None:
+        """Return once so many items wait, or at the next `wake`, whatever it is for.
+
+        For one task only. It is not woken for each item: that would cost as much as queueing it.
+        """
+        if self._size >= items:
+            return
+        self._wanted = items
         self._changed.clear()
         await self._changed.wait()
 

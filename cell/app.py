@@ -31,6 +31,7 @@ from cell.routes import FIRST_ANSWERS, ROUTES
 from cell.sequencer import Sequencer, SequencerLimits
 from cell.settings import Address, Settings
 from cell.settlement_worker import SettlementWorker
+from cell.single_write import SingleWriteProtocol
 from cell.store import Store
 from cell.tenants import Directory
 from cell.webhook_delivery import Deliverer
@@ -275,7 +276,7 @@ def _server(application: Any) -> _Server:
         uvicorn.Config(
             application,
             interface="asgi3",
-            http="httptools",
+            http=SingleWriteProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

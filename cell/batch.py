@@ -5,6 +5,7 @@ and the ids, and writes `seal()`.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -26,6 +27,12 @@ class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
 
     api_key_id: str
     key: str
+
+    def digest(self) -> str:
+        """128 bits that stand for both, in the form of a UUID."""
+        text = f"{self.api_key_id}\0{self.key}".encode()
+        digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+        return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,6 @@ What can go wrong, and what then:
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -50,12 +49,6 @@ from cell.wire import Verdict
 KEY_LIFETIME_US: Final = 24 * 3600 * 1_000_000
 """An idempotency key answers repeats for 24 hours (the hosted API's promise)."""
 
-ANSWER_WAIT_S: Final = 10.0
-"""A caller waits so long for its commit, then gets `OutcomeUnknown`."""
-
-QUEUE_WAIT_S: Final = 5.0
-"""A command that waited so long is answered "not applied" instead of being started."""
-
 ATTEMPTS_MAX: Final = 6
 """How often a batch is decided again because the world changed under it."""
 
@@ -84,6 +77,10 @@ class SequencerLimits:
     """How long an idle sequencer waits for more after the first command of a batch."""
     interval_s: float = 0.0
     """After a batch of several commands the next starts so long after it, unless it is full."""
+    queue_wait_s: float = 5.0
+    """A command that waited so long is answered "not applied" instead of being started."""
+    answer_wait_s: float = 10.0
+    """A caller waits so long for its commit, then gets `OutcomeUnknown`."""
     queue_commands_max: int = 8192
     queue_commands_per_tenant_max: int = 4096
     cache_accounts: int = 50_000
@@ -143,7 +140,7 @@ class Sequencer:
 
         Raises what the rules raise (Unprocessable, NotFound), NotApplied when nothing was queued or
         done, Conflict while the same idempotency key is in flight, OutcomeUnknown after
-        ANSWER_WAIT_S. A caller that is cancelled does not take its command back.
+        `answer_wait_s`. A caller that is cancelled does not take its command back.
         """
         return await self.enqueue(tenant_id, command, idempotency)
 
@@ -156,7 +153,7 @@ class Sequencer:
             raise NotApplied(Verdict.OVERLOADED, "the cell is stopping")
         digest = None
         if idempotency is not None:
-            digest = key_digest(idempotency)
+            digest = idempotency.digest()
             known = self._recent_keys.get((tenant_id, digest))
             if known is not None and self._now_us() - known.at_us < KEY_LIFETIME_US:
                 answer.set_result(Replayed(seq=known.seq))
@@ -278,21 +275,16 @@ class Sequencer:
     async def _work_waits(self, in_flight: _InFlight | None) -> bool:
         """Wait for something to do; False once stopping and nothing is left."""
         if in_flight is not None:
-            # A batch on top of one in flight pays only when it is full: a small one would have
-            # grown while it waited.
-            while not in_flight.write.done() and len(self._queue) < self._limits.batch_size:
-                await self._queue.change()
+            # A batch on top of one that is being written pays only when it is full: a small one
+            # would have grown while it waited.
+            while not in_flight.write.done() and not self._is_full():
+                await self._queue.reach(self._limits.batch_size)
             return True
         while not len(self._queue):
             if self._is_stopping:
                 return False
-            await self._queue.change()
-        wait_s = self._limits.linger_s
-        if self._size_before > 1:
-            # A batch costs both processors about as much as ten commands, however few it holds. One
-            # caller at a time never waits; several gain more from company than from haste.
-            due_s = self._started_before_s + self._limits.interval_s
-            wait_s = max(wait_s, due_s - time.monotonic())
+            await self._queue.reach(1)
+        wait_s = max(self._limits.linger_s, self._due_in_s())
         if wait_s > 0.0:
             await self._gather(wait_s)
         return True
@@ -300,19 +292,41 @@ class Sequencer:
     async def _gather(self, wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while len(self._queue) < self._limits.batch_size and not self._is_stopping:
-                    await self._queue.change()
+                while not self._is_full() and not self._is_stopping:
+                    await self._queue.reach(self._limits.batch_size)
+
+    def _is_full(self) -> bool:
+        return len(self._queue) >= self._limits.batch_size
+
+    def _due_in_s(self) -> float:
+        """How long the next batch is to wait for company; 0 or less: it is due.
+
+        A batch costs both processors about as much as ten commands, however few it holds. One
+        caller at a time never waits; several gain more from company than from haste.
+        """
+        if self._size_before < 2:
+            return 0.0
+        return self._started_before_s + self._limits.interval_s - time.monotonic()
 
     def _is_settled_first(self, in_flight: _InFlight) -> bool:
-        return in_flight.write.done() and len(self._queue) < self._limits.batch_size
+        """Answer the batch in flight before the next is decided, or have that one written first?
+
+        Written first, it keeps the database busy while the answers are made.
+        """
+        if not in_flight.write.done() or self._is_full():
+            return False
+        return not len(self._queue) or self._due_in_s() > 0.0
 
     def _take(self) -> list[Submission]:
         taken = self._queue.take(self._limits.batch_size, BATCH_ENTRIES_MAX)
-        late = [submission for submission in taken if _has_waited_too_long(submission)]
+        late = [submission for submission in taken if self._has_waited_too_long(submission)]
         self._refuse_late(late)
         self._taken = [submission for submission in taken if submission not in late]
         self._size_before, self._started_before_s = len(taken), time.monotonic()
         return self._taken
+
+    def _has_waited_too_long(self, submission: Submission) -> bool:
+        return time.monotonic() - submission.queued_at_s > self._limits.queue_wait_s
 
     def _refuse_late(self, late: Sequence[Submission]) -> None:
         for submission in late:
@@ -562,8 +576,8 @@ class Sequencer:
         """Answer those whose time is up; one sweep costs less than a timer for every command."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL_S)
-            self._refuse_late(self._queue.remove(_has_waited_too_long))
-            oldest_s = time.monotonic() - ANSWER_WAIT_S
+            self._refuse_late(self._queue.remove(self._has_waited_too_long))
+            oldest_s = time.monotonic() - self._limits.answer_wait_s
             for submission in (*self._taken, *self._written):
                 if submission.queued_at_s < oldest_s and not submission.answer.done():
                     message = "the outcome is not known yet; repeat with the same idempotency key"
@@ -584,15 +598,4 @@ def _entries_written(submission: Submission) -> int:
     return len(entries) if isinstance(entries, tuple) else 1
 
 
-def _has_waited_too_long(submission: Submission) -> bool:
-    return time.monotonic() - submission.queued_at_s > QUEUE_WAIT_S
-
-
 _RETRIED: Final = (HeadsChanged, KeysTaken, BatchRefused, BatchFailed, OutcomeLost)
-
-
-def key_digest(idempotency: Idempotency) -> str:
-    """128 bits that stand for (API key, idempotency key), in the form of a UUID."""
-    text = f"{idempotency.api_key_id}\0{idempotency.key}".encode()
-    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"

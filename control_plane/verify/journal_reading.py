@@ -16,7 +16,6 @@ from psycopg.types.json import Jsonb
 from cell.batch import Idempotency
 from cell.journal import FORMAT, SegmentBody, decode_body
 from cell.ledger.model import Row
-from cell.sequencer import key_digest
 from cell.tables import ROW_TABLES, Table
 from control_plane.verify.report import Findings
 
@@ -173,7 +172,7 @@ class JournalReading:
                 self._images.add(row)
             if record.api_key_id is not None and record.idempotency_key is not None:
                 key = Idempotency(api_key_id=record.api_key_id, key=record.idempotency_key)
-                self._images.add_key(key_digest(key), record.at_us, record.seq)
+                self._images.add_key(key.digest(), record.at_us, record.seq)
 
     def _compare_head(self) -> None:
         head = self._head

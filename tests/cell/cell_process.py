@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from modern_treasury import ModernTreasury
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 TOKEN = "operator-token-of-the-tests"
 
 

@@ -15,7 +15,7 @@ from cell.ledger.model import Direction, Status, TenantId
 from cell.sequencer import Sequencer, SequencerLimits
 from cell.store import Store
 
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0
 LOCK_TIMEOUT = "-c lock_timeout=10s"
 """A test that waits for itself, with the event loop in its own hands, must not do so for ever."""
 API_KEY = str(uuid.UUID(int=7))
@@ -78,8 +78,12 @@ class Writing:
 async def write(
     dsn: str, now_us: Callable[[], int] | None = None, **limits: Any
 ) -> AsyncIterator[Writing]:
-    """A sequencer on the database that runs for as long as the block; then it drains and stops."""
-    sequencer = Sequencer(Store(dsn), SequencerLimits(**limits), now_us)
+    """A sequencer on the database that runs for as long as the block; then it drains and stops.
+
+    However slow the machine is, no command waits too long, unless a test is about that.
+    """
+    patient = {"queue_wait_s": DEADLINE_S, "answer_wait_s": DEADLINE_S}
+    sequencer = Sequencer(Store(dsn), SequencerLimits(**patient | limits), now_us)
     await sequencer.open()
     running = asyncio.create_task(sequencer.run(), name="sequencer")
     try:

@@ -150,15 +150,19 @@ def test_remove() -> None:
     assert queue.remove(lambda item: True) == []
 
 
-async def test_a_change_is_seen() -> None:
+async def test_whoever_waits_for_items_is_woken_by_them_or_by_name() -> None:
     queue = queue_of("")
-    for cause in (queue.wake, lambda: queue.put(A, "x")):
-        waiting = asyncio.create_task(queue.change())
+    for cause in (queue.wake, lambda: queue.put(A, "z")):
+        waiting = asyncio.create_task(queue.reach(3))
+        await asyncio.sleep(0)
+        for item in "xy"[len(queue) :]:
+            queue.put(A, item)
         await asyncio.sleep(0)
         assert not waiting.done()
         cause()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await waiting
+    await queue.reach(3)
 
 
 operations = st.lists(

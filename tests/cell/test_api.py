@@ -373,7 +373,7 @@ def raw_request(access: Access, headers: bytes, body: bytes = b"", *, waits: boo
     address = urlsplit(access.base_url)
     pair = base64.b64encode(f"{access.organization_id}:{access.api_key}".encode())
     head = b"POST /api/ledgers HTTP/1.1\r\nhost: x\r\nauthorization: Basic " + pair + b"\r\n"
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(head + headers + b"\r\n" + body)
         return connection.recv(65_536) if waits else b""
 

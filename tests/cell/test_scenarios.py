@@ -534,7 +534,7 @@ def send_and_hang_up(access: Access, path: str, body: object, key: str) -> None:
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
         f"Idempotency-Key: {key}\r\n\r\n"
     )
-    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(head.encode() + content)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -196,20 +197,16 @@ async def test_a_server_that_is_away_for_a_while(cell_database: Any, tenant_id: 
 # --- time that runs out --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cell.sequencer.ANSWER_WAIT_S", 0.4)
-    monkeypatch.setattr("cell.sequencer.QUEUE_WAIT_S", 0.4)
-    monkeypatch.setattr("cell.sequencer.SWEEP_INTERVAL_S", 0.02)
-
-
 async def test_what_is_not_answered_in_time(
-    cell_database: Any, tenant_id: TenantId, impatient: None, monkeypatch: pytest.MonkeyPatch
+    cell_database: Any, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In flight: unknown, and later known. Still queued: not applied, and never started."""
+    monkeypatch.setattr("cell.sequencer.SWEEP_INTERVAL_S", 0.02)
     dsn = cell_database.writer_dsn
     async with door_to(dsn) as door, write(door.dsn(dsn)) as writer:
         accounts = await writer.accounts(tenant_id, 2)
+        patient = writer.sequencer._limits
+        writer.sequencer._limits = replace(patient, queue_wait_s=0.4, answer_wait_s=0.4)
         door.gate = held = Held()
         flying = asyncio.create_task(submit_some(writer, tenant_id, accounts, "flying", 1))
         await until(lambda: held.waiting == 1, "a batch in flight")
@@ -220,7 +217,7 @@ async def test_what_is_not_answered_in_time(
         (repeat,) = await submit_some(writer, tenant_id, accounts, "flying", 1)
         assert isinstance(repeat, Conflict)
         assert repeat.retryable
-        monkeypatch.undo()
+        writer.sequencer._limits = patient
         held.opened.set()
         again = await submit_some(writer, tenant_id, accounts, "queued", 3)
         assert all(isinstance(outcome, Applied) for outcome in again)
@@ -295,6 +292,8 @@ async def test_a_caller_that_goes_away_does_not_take_its_command_back(
     dsn = cell_database.writer_dsn
     async with door_to(dsn) as door, write(door.dsn(dsn)) as writer:
         accounts = await writer.accounts(tenant_id, 2)
+        patient = writer.sequencer._limits
+        writer.sequencer._limits = replace(patient, queue_wait_s=0.4, answer_wait_s=0.4)
         door.gate = held = Held()
         flying = asyncio.create_task(submit_some(writer, tenant_id, accounts, "flying", 1))
         await until(lambda: held.waiting == 1, "a batch in flight")

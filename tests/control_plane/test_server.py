@@ -62,7 +62,7 @@ def test_a_signal_ends_a_long_poll_at_once_and_the_process_with_0(
 ) -> None:
     control_process.start_ready()
     host, port = control_process.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as poll:
+    with socket.create_connection((host, int(port)), timeout=60) as poll:
         request = (
             "GET /v1/routing-table?after=999&wait_ms=30000 HTTP/1.1\r\nhost: control\r\n"
             f"authorization: {OPERATOR['authorization']}\r\n\r\n"

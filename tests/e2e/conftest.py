@@ -17,7 +17,7 @@ from modern_treasury import ModernTreasury
 pytest.register_assert_rewrite("test_scenarios", "test_transaction_scenarios")
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 110.0
+DEADLINE_S = 300.0
 
 
 class Platform:
@@ -117,7 +117,7 @@ class Tenant:
             organization_id=self.organization_id,
             api_key=self.api_key,
             base_url=self.platform.ready["router"],
-            http_client=httpx.Client(trust_env=False, timeout=30),
+            http_client=httpx.Client(trust_env=False, timeout=60),
             _strict_response_validation=True,
         )
 
@@ -154,7 +154,7 @@ class Tenant:
         try:
             until(lambda: self.loaded_lines(dataset) >= before + lines, "the load goes on")
             process.send_signal(number)
-            stdout, stderr = process.communicate(timeout=30)
+            stdout, stderr = process.communicate(timeout=60)
         finally:
             process.kill()
             process.wait()

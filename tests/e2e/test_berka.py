@@ -40,7 +40,7 @@ LAST_DAY = date(1994, 3, 31)
 TOLERANCE_PER_INTEREST_ROW = 10
 """The bank rounded interest internally, the file's amounts are what it printed."""
 
-DEADLINE_S = 110.0
+DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

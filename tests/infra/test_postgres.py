@@ -29,7 +29,7 @@ from infra.local.binaries import Binaries, examine, find_binaries, unprivileged
 from infra.local.postgres import SUPERUSER, Postgres, socket_directory
 from infra.local.processes import processes_running_in
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 OLDEST = Path("/usr/lib/postgresql/15/bin")
 
 

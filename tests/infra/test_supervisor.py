@@ -24,7 +24,7 @@ from infra.local.processes import is_running, tethered
 from infra.local.reporting import JsonLines
 from infra.local.supervisor import Child, ChildSpec, open_log, restart_delay
 
-DEADLINE_S = 20.0
+DEADLINE_S = 90.0
 
 SERVES = """
 import os, pathlib, time

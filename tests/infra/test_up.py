@@ -26,7 +26,7 @@ from psycopg.conninfo import make_conninfo
 from infra.local.demo import DemoMaker
 from infra.local.layout import open_data_directory
 
-DEADLINE_S = 60.0
+DEADLINE_S = 150.0
 ONE_CELL = """
 cells:
   only:

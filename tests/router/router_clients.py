@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 def basic(tenant: str, key: str = "ck_secret") -> str:

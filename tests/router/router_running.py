@@ -26,7 +26,7 @@ from control_plane.routing import RoutingTable
 from router.app import Router
 from router.settings import Settings
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 TOKEN = "router-token"
 
 

@@ -72,7 +72,7 @@ def test_settings_are_read_and_the_token_is_not_shown() -> None:
 
 def test_process_without_settings_stops_with_one_line() -> None:
     with start_router({}) as process:
-        _, error = process.communicate(timeout=10)
+        _, error = process.communicate(timeout=60)
     assert process.returncode == 2
     assert error == "router: CLOISTER_ROUTER_OPERATOR_LISTEN is not set\n"
 
@@ -82,7 +82,7 @@ def test_occupied_port_stops_with_one_line(tmp_path: Path, taken: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with start_router(environment(tmp_path, free_port(), **{taken: address})) as process:
-            _, error = process.communicate(timeout=10)
+            _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert error == f"router: cannot listen on {address}: Address already in use\n"
 
@@ -112,7 +112,7 @@ def test_terminated_process_finishes_what_is_in_flight(platform: Platform) -> No
             opened.set()
             answer = slow.answer()
             assert (answer.status, answer.headers["connection"]) == (200, "close")
-        _, error = running.process.communicate(timeout=10)
+        _, error = running.process.communicate(timeout=60)
         assert running.process.returncode == 0
     lines = [json.loads(line) for line in error.splitlines()]
     assert [line["message"] for line in lines][:2] == ["listening", "routing table adopted"]
@@ -160,7 +160,7 @@ def test_killed_process_serves_again_from_disk(platform: Platform) -> None:
     with router_process(platform.directory, free_port()) as running, Client(running.port) as client:
         assert client.ask(request()).status == 200
         running.process.terminate()
-        running.process.communicate(timeout=10)
+        running.process.communicate(timeout=60)
         assert running.process.returncode == 0
 
 
