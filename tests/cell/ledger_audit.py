@@ -11,6 +11,7 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import psycopg
 from complete_state import CompleteWorkingSet
 
@@ -212,11 +213,7 @@ def identity(row: Row) -> str:
 
 
 def comparable(row: Row) -> tuple[Any, ...]:
-    values = (getattr(row, name) for name in row.__struct_fields__)
-    return (
-        type(row),
-        *(tuple(sorted(value.items())) if isinstance(value, dict) else value for value in values),
-    )
+    return type(row), msgspec.json.encode(row, order="sorted")
 
 
 def rows_of_tables(connection: psycopg.Connection[Any]) -> set[tuple[Any, ...]]:
