@@ -16,7 +16,8 @@ from benchmarks.errors import Wrong
 from cell.ledger.commands import CreateLedger, CreateLedgerAccount
 from cell.ledger.model import Direction, TenantId
 from cell.schema import ROLES, create_roles_and_database, migrate
-from cell.sequencer import Sequencer, SequencerLimits
+from cell.sequencer import Sequencer
+from cell.sequencer_limits import SequencerLimits
 from cell.store import Store
 from infra.local.postgres import Postgres
 

@@ -30,7 +30,8 @@ from cell.batch import Applied, Idempotency, Replayed
 from cell.collector import calm_collector
 from cell.ledger.commands import CreateLedgerTransaction, EntryDraft
 from cell.ledger.model import Direction, Status, TenantId
-from cell.sequencer import Sequencer, SequencerLimits
+from cell.sequencer import Sequencer
+from cell.sequencer_limits import SequencerLimits
 from cell.store import Store
 
 COMMANDS: Final = 20_000

@@ -28,7 +28,8 @@ from cell.provision import Provision
 from cell.reads import Reader
 from cell.resources import webhook_endpoints
 from cell.routes import FIRST_ANSWERS, ROUTES
-from cell.sequencer import Sequencer, SequencerLimits
+from cell.sequencer import Sequencer
+from cell.sequencer_limits import SequencerLimits
 from cell.settings import Address, Settings
 from cell.settlement_worker import SettlementWorker
 from cell.single_write import SingleWriteProtocol

@@ -32,6 +32,7 @@ from cell.ids import IdSource
 from cell.ledger.commands import Command
 from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
 from cell.prefetch import Prefetch
+from cell.sequencer_limits import SequencerLimits
 from cell.sequencer_status import SequencerStatus
 from cell.state import GenerationCache, LedgerCache, TransactionWithEntries
 from cell.store import (
@@ -68,22 +69,6 @@ EXPIRE_INTERVAL_S: Final = 30.0
 EXPIRE_ROWS_MAX: Final = 200_000
 
 log = logging.getLogger("cell.sequencer")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SequencerLimits:
-    batch_size: int = 1000
-    linger_s: float = 0.0
-    """How long an idle sequencer waits for more after the first command of a batch."""
-    interval_s: float = 0.0
-    """After a batch of several commands the next starts so long after it, unless it is full."""
-    queue_wait_s: float = 5.0
-    """A command that waited so long is answered "not applied" instead of being started."""
-    answer_wait_s: float = 10.0
-    """A caller waits so long for its commit, then gets `OutcomeUnknown`."""
-    queue_commands_max: int = 8192
-    queue_commands_per_tenant_max: int = 4096
-    cache_accounts: int = 50_000
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ import psycopg
 from cell.batch import Applied, Idempotency, Replayed
 from cell.ledger import commands
 from cell.ledger.model import Direction, Status, TenantId
-from cell.sequencer import Sequencer, SequencerLimits
+from cell.sequencer import Sequencer
+from cell.sequencer_limits import SequencerLimits
 from cell.store import Store
 
 DEADLINE_S = 120.0

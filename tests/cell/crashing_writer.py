@@ -17,7 +17,8 @@ from cell import store
 from cell.batch import Idempotency
 from cell.ledger.commands import CreateLedgerTransaction, EntryDraft
 from cell.ledger.model import Direction, Status
-from cell.sequencer import Sequencer, SequencerLimits
+from cell.sequencer import Sequencer
+from cell.sequencer_limits import SequencerLimits
 
 API_KEY = "00000000-0000-0000-0000-000000000007"
 

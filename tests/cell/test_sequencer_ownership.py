@@ -28,7 +28,8 @@ from cell.batch import Applied
 from cell.errors import ApiError, NotApplied, NotFound, OutcomeUnknown, WriterFenced
 from cell.ledger import commands
 from cell.ledger.model import Status, TenantId
-from cell.sequencer import Sequencer, SequencerLimits
+from cell.sequencer import Sequencer
+from cell.sequencer_limits import SequencerLimits
 from cell.store import Store
 from cell.wire import Verdict
 

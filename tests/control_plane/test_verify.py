@@ -23,7 +23,8 @@ from cell.ledger.commands import (
     UpdateLedgerTransaction,
 )
 from cell.ledger.model import Direction, Status, TenantId
-from cell.sequencer import Sequencer, SequencerLimits
+from cell.sequencer import Sequencer
+from cell.sequencer_limits import SequencerLimits
 from cell.store import Store
 from control_plane.errors import CellUnavailable
 from control_plane.verify.errors import VerificationStopped
