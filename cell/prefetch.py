@@ -167,10 +167,9 @@ class Prefetch:
     async def _transactions(self, wanted: Ids) -> None:
         working = self._set
         unknown = _inherit(wanted, self._before.transactions, working.transactions)
-        for id, transaction in working.transactions.items():
-            if transaction is not None:
-                # Only a batch that had read the entries, or wrote them, knows a transaction.
-                self._keep_live(id, self._before.live_entries[id])
+        for _, id in wanted - unknown:
+            # Only a batch that had read the entries, or wrote them, knows a transaction.
+            self._keep_live(id, self._before.live_entries[id])
         missing: Ids = set()
         for tenant_id, id in unknown:
             cached = self._cache.transaction(tenant_id, id)
