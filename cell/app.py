@@ -19,6 +19,7 @@ import uvicorn
 from cell import schema
 from cell.api import TenantApi
 from cell.calls import CellParts
+from cell.durable_queue import DurableQueue
 from cell.errors import SchemaMismatch, SettingsInvalid, WriterFenced
 from cell.metrics import CellMetrics, RequestMetrics
 from cell.operator_api import OperatorApi
@@ -65,12 +66,19 @@ class Cell:
         self.directory = Directory(self.reader)
         self.provision = Provision(settings.writer_dsn)
         self.sequencer = Sequencer(Store(settings.writer_dsn), _limits(settings))
+        self.queue = DurableQueue(
+            settings.writer_dsn,
+            self.sequencer,
+            batch_size=settings.sequencer_async_batch_size,
+            linger_s=settings.sequencer_async_linger_ms / 1000,
+        )
         requests = RequestMetrics()
-        self.metrics = CellMetrics(requests, self.sequencer)
+        self.metrics = CellMetrics(requests, self.sequencer, self.queue)
         parts = CellParts(
             sequencer=self.sequencer,
             reader=self.reader,
             directory=self.directory,
+            queue=self.queue,
             first_answers=FIRST_ANSWERS,
         )
         self.tenant_api = TenantApi(parts, ROUTES, requests)
@@ -170,9 +178,11 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
     server = _server(cell.tenant_api)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="tenant listener")
     sequencing = asyncio.create_task(cell.sequencer.run(), name="sequencer")
+    draining = asyncio.create_task(cell.queue.drain(), name="drain the durable queue")
     stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
+    lasting = (serving, sequencing, draining, stopping)
     try:
-        await asyncio.wait((serving, sequencing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(lasting, return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         cell.stop()
         # Requests in flight first: the sequencer must still be there to settle them. It cannot
@@ -183,9 +193,13 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
         await serving
     finally:
         stopping.cancel()
+        # What it has in flight is settled by the sequencer, the rest by the next process.
+        draining.cancel()
         cell.sequencer.stop()
         async with asyncio.timeout(STOP_S_MAX):
             await _end(sequencing, stop)
+            with contextlib.suppress(asyncio.CancelledError):
+                await draining
 
 
 async def _end(sequencing: "asyncio.Task[None]", stop: asyncio.Event) -> None:

@@ -8,7 +8,15 @@ from typing import Final
 from cell import openapi
 from cell.calls import FirstAnswer
 from cell.ledger.commands import Command
-from cell.resources import ledger_accounts, ledger_entries, ledger_transactions, ledgers, ping
+from cell.resources import (
+    bulk_requests,
+    bulk_results,
+    ledger_accounts,
+    ledger_entries,
+    ledger_transactions,
+    ledgers,
+    ping,
+)
 
 _RESOURCES: Final = (
     *ping.ROUTES,
@@ -16,10 +24,14 @@ _RESOURCES: Final = (
     *ledger_accounts.ROUTES,
     *ledger_transactions.ROUTES,
     *ledger_entries.ROUTES,
+    *bulk_requests.ROUTES,
+    *bulk_results.ROUTES,
 )
 ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledgers.FIRST_ANSWERS,
     **ledger_accounts.FIRST_ANSWERS,
     **ledger_transactions.FIRST_ANSWERS,
+    **bulk_requests.FIRST_ANSWERS,
+    **bulk_results.FIRST_ANSWERS,
 }

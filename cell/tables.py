@@ -13,6 +13,8 @@ import msgspec
 from cell.ledger.model import (
     AccountBalances,
     ApiKey,
+    BulkRequest,
+    BulkResult,
     Ledger,
     LedgerAccount,
     LedgerEntry,
@@ -72,6 +74,13 @@ ROW_TABLES: Final = (
         ),
     ),
     Table("ledger_entries", LedgerEntry, "id", free_text=("currency",)),
+    Table("bulk_requests", BulkRequest, "id"),
+    Table(
+        "bulk_results",
+        BulkResult,
+        "id",
+        free_text=("request_params", "command", "error_message", "error_parameter"),
+    ),
 )
 """Tables whose rows the rules return."""
 

@@ -1,3 +1,5 @@
 """The pure ledger: rows, commands, rules. No clock, no randomness, no SQL, no HTTP, no logging."""
 
-from cell.ledger import transactions as transactions  # registers its rules with rules.apply
+# Imported for the rules that they register with `rules.apply`.
+from cell.ledger import bulk as bulk
+from cell.ledger import transactions as transactions

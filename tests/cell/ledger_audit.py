@@ -107,6 +107,13 @@ CHECKS = {
     "idempotency keys name journaled sequences": """
         SELECT k.* FROM idempotency_keys k LEFT JOIN tenant_heads h USING (tenant_id)
         WHERE h.tenant_id IS NULL OR k.seq NOT BETWEEN 1 AND h.last_seq""",
+    "bulk requests count their results": """
+        SELECT q.id FROM bulk_requests q FULL JOIN (
+            SELECT tenant_id, request_id, count(*) AS n,
+                count(*) FILTER (WHERE status = 'successful') AS good,
+                count(*) FILTER (WHERE status = 'failed') AS bad
+            FROM bulk_results GROUP BY 1, 2) r ON r.tenant_id = q.tenant_id AND r.request_id = q.id
+        WHERE (q.total_count, q.success_count, q.failed_count) IS DISTINCT FROM (n, good, bad)""",
     **{
         f"no row of {table.name} is beyond its tenant's head": f"""
         SELECT r.* FROM {table.name} r LEFT JOIN tenant_heads h USING (tenant_id)

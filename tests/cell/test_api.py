@@ -397,6 +397,7 @@ async def test_unforeseen_error(
         sequencer=None,  # type: ignore[arg-type]
         reader=reader,
         directory=Directory(reader),
+        queue=None,  # type: ignore[arg-type]
         first_answers={},
     )
     metrics = RequestMetrics()

@@ -95,6 +95,15 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
         await writer.apply(tenant_id, key)
         cash, alice = await writer.accounts(tenant_id, 2)
         await writer.apply(tenant_id, transfer(cash, alice), key="k")
+        delete = commands.DeleteLedgerAccount(id=alice)
+        await writer.apply(
+            tenant_id,
+            commands.CreateBulkRequest(
+                action_type="delete",
+                resource_type="ledger_account",
+                items=(commands.BulkItem(request_params="{}", command=delete),),
+            ),
+        )
     return tenants
 
 

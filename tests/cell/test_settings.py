@@ -35,11 +35,13 @@ def test_given() -> None:
             "CLOISTER_CELL_SEQUENCER_BATCH_SIZE": "1",
             "CLOISTER_CELL_SEQUENCER_LINGER_MS": "3",
             "CLOISTER_CELL_SEQUENCER_CACHE_ACCOUNTS": "",
+            "CLOISTER_CELL_SEQUENCER_ASYNC_LINGER_MS": "0",
         }
     )
     assert settings.owner_dsn == "host=/tmp user=cloister_owner"
     assert (settings.pool_max, settings.sequencer_batch_size) == (16, 1)
     assert (settings.sequencer_linger_ms, settings.sequencer_cache_accounts) == (3, 50_000)
+    assert (settings.sequencer_async_batch_size, settings.sequencer_async_linger_ms) == (500, 0)
 
 
 def test_secrets_are_not_shown() -> None:
