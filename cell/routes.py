@@ -8,12 +8,20 @@ from typing import Final
 from cell import openapi
 from cell.calls import FirstAnswer
 from cell.ledger.commands import Command
-from cell.resources import ledger_accounts, ledger_entries, ledger_transactions, ledgers, ping
+from cell.resources import (
+    ledger_account_categories,
+    ledger_accounts,
+    ledger_entries,
+    ledger_transactions,
+    ledgers,
+    ping,
+)
 
 _RESOURCES: Final = (
     *ping.ROUTES,
     *ledgers.ROUTES,
     *ledger_accounts.ROUTES,
+    *ledger_account_categories.ROUTES,
     *ledger_transactions.ROUTES,
     *ledger_entries.ROUTES,
 )
@@ -21,5 +29,6 @@ ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledgers.FIRST_ANSWERS,
     **ledger_accounts.FIRST_ANSWERS,
+    **ledger_account_categories.FIRST_ANSWERS,
     **ledger_transactions.FIRST_ANSWERS,
 }

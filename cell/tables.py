@@ -13,8 +13,11 @@ import msgspec
 from cell.ledger.model import (
     AccountBalances,
     ApiKey,
+    CategoryMember,
+    CategoryNesting,
     Ledger,
     LedgerAccount,
+    LedgerAccountCategory,
     LedgerEntry,
     LedgerTransaction,
     Row,
@@ -72,6 +75,14 @@ ROW_TABLES: Final = (
         ),
     ),
     Table("ledger_entries", LedgerEntry, "id", free_text=("currency",)),
+    Table(
+        "ledger_account_categories",
+        LedgerAccountCategory,
+        "id",
+        free_text=("name", "description", "currency", "external_id"),
+    ),
+    Table("category_members", CategoryMember, "id"),
+    Table("category_nestings", CategoryNesting, "id"),
 )
 """Tables whose rows the rules return."""
 

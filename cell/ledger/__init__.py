@@ -1,3 +1,5 @@
 """The pure ledger: rows, commands, rules. No clock, no randomness, no SQL, no HTTP, no logging."""
 
-from cell.ledger import transactions as transactions  # registers its rules with rules.apply
+# These register their rules with `rules.apply`.
+from cell.ledger import categories as categories
+from cell.ledger import transactions as transactions

@@ -8,6 +8,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from cell.errors import NotFound, Unprocessable
+from cell.ledger.category_locks import note_category_locks, require_category_locks
 from cell.ledger.commands import CreateLedgerTransaction, UpdateLedgerTransaction
 from cell.ledger.entry_writing import EntryWriting, drafts_of
 from cell.ledger.model import Effects, LedgerTransaction, Stamp, Status, TenantId
@@ -21,6 +22,8 @@ def _needs_of_new(command: CreateLedgerTransaction, tenant_id: TenantId, needs: 
         needs.accounts.add((tenant_id, draft.ledger_account_id))
     if command.external_id is not None:
         needs.transaction_external_ids.add((tenant_id, command.external_id))
+    if command.category_locks:
+        note_category_locks(command, tenant_id, needs)
 
 
 @note_needs.register
@@ -31,6 +34,8 @@ def _needs_of_update(command: UpdateLedgerTransaction, tenant_id: TenantId, need
             needs.accounts.add((tenant_id, draft.ledger_account_id))
     if command.external_id is not UNSET and command.external_id is not None:
         needs.transaction_external_ids.add((tenant_id, command.external_id))
+    if command.category_locks:
+        note_category_locks(command, tenant_id, needs)
 
 
 @apply.register
@@ -63,6 +68,8 @@ def _create(command: CreateLedgerTransaction, state: State, stamp: Stamp) -> Eff
         version=0,
         seq=stamp.seq,
     )
+    if command.category_locks:
+        writing.lock_categories(command)
     writing.put_in(transaction, command.entries)
     written = writing.finish()
     return Effects(inserted=(transaction, *written.entries), updated=written.balances)
@@ -81,6 +88,8 @@ def _update(command: UpdateLedgerTransaction, state: State, stamp: Stamp) -> Eff
         or changed.status is not present.status
         or changed.effective_at_us != present.effective_at_us
     )
+    if command.category_locks and not rewrites:
+        require_category_locks(command, present.ledger_id, (), state)
     if changed == present and not rewrites:
         return Effects(updated=(present,))
     changed = replace(
@@ -157,6 +166,8 @@ def _rewrite_entries(
                 "the entries belong to another ledger than the transaction", "ledger_entries"
             )
     _require_free_new_external_id(state, present, changed)
+    if command.category_locks:
+        writing.lock_categories(command)
     writing.put_in(changed, drafts)
     written = writing.finish()
     return Effects(

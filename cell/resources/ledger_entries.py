@@ -11,6 +11,7 @@ import msgspec
 from cell.answers import Answer, render
 from cell.balance_views import LedgerBalances, show_resulting_balances
 from cell.calls import Call, Route
+from cell.category_filter import CATEGORY, in_category, restrict_to_category
 from cell.errors import NotFound
 from cell.ledger.commands import UpdateLedgerEntry
 from cell.ledger.model import Direction, LedgerEntry, Status
@@ -128,6 +129,8 @@ FILTERS: Final = (
     Filter("metadata", Kind.METADATA, "e.metadata"),
 )
 
+_IN_CATEGORY: Final = in_category("e.ledger_account_id")
+
 
 async def list_page(call: Call) -> Answer:
     query = call.query()
@@ -150,6 +153,7 @@ def _filters(query: Query, tenant_id: str) -> Filters:
     if not query.flag(SHOW_DELETED.name):
         filters.add("e.discarded_at_us IS NULL")
     filters.apply(FILTERS)
+    restrict_to_category(filters, tenant_id, _IN_CATEGORY)
     return filters
 
 
@@ -164,7 +168,7 @@ ROUTES: Final = (
         list_page,
         "List ledger entries",
         list[LedgerEntryView],
-        parameters=(*PAGING, order_by(ORDERS), SHOW_BALANCES, SHOW_DELETED, *FILTERS),
+        parameters=(*PAGING, order_by(ORDERS), SHOW_BALANCES, SHOW_DELETED, CATEGORY, *FILTERS),
     ),
     Route(
         "GET",

@@ -4,8 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from answers_from_rows import answer_from_rows
+
 from cell.ledger.model import Effects, LedgerEntry, LedgerTransaction
-from cell.ledger.needs import Relation
+from cell.ledger.needs import Question, Relation
 from cell.state import WorkingSet
 
 
@@ -43,6 +45,16 @@ class _EveryRelation:
         return iter(())
 
 
+class _EveryAnswer:
+    """Answers to all questions, worked out from all rows each time they are asked."""
+
+    def __init__(self, working_set: WorkingSet) -> None:
+        self._set = working_set
+
+    def __getitem__(self, key: tuple[str, Question]) -> Any:
+        return answer_from_rows(key[1], key[0], self._set)
+
+
 class CompleteWorkingSet(WorkingSet):
     def __init__(self) -> None:
         super().__init__(
@@ -52,6 +64,8 @@ class CompleteWorkingSet(WorkingSet):
         )
         every: Any = _EveryRelation(self.rows)
         self.related = every
+        answers: Any = _EveryAnswer(self)
+        self.answers = answers
 
     def commit(self, effects: Effects) -> None:
         """Apply the effects, then know the new transactions, too, as if read from the database."""

@@ -5,9 +5,12 @@ from cell.ledger import commands
 from cell.ledger.model import (
     AccountBalances,
     ApiKey,
+    CategoryMember,
+    CategoryNesting,
     Direction,
     Ledger,
     LedgerAccount,
+    LedgerAccountCategory,
     LedgerEntry,
     LedgerTransaction,
     Row,
@@ -116,6 +119,40 @@ ENTRY = LedgerEntry(
     discarded_lock_version=8,
     seq=14,
 )
+CATEGORY = LedgerAccountCategory(
+    tenant_id=TENANT,
+    id=uuid(8),
+    ledger_id=uuid(2),
+    name="Payable",
+    description=None,
+    normal_balance=Direction.CREDIT,
+    currency="USD",
+    currency_exponent=2,
+    external_id="e",
+    metadata={"k": "v"},
+    created_at_us=1,
+    updated_at_us=2,
+    discarded_at_us=3,
+    seq=15,
+)
+MEMBER = CategoryMember(
+    tenant_id=TENANT,
+    id=uuid(9),
+    category_id=uuid(8),
+    ledger_account_id=uuid(3),
+    created_at_us=1,
+    discarded_at_us=None,
+    seq=15,
+)
+NESTING = CategoryNesting(
+    tenant_id=TENANT,
+    id=uuid(10),
+    category_id=uuid(8),
+    sub_category_id=uuid(11),
+    created_at_us=1,
+    discarded_at_us=2,
+    seq=15,
+)
 LOCK = commands.BalanceLock(gt=-1, gte=0, lt=9, lte=8, eq=7)
 DRAFTS = (
     commands.EntryDraft(
@@ -157,7 +194,10 @@ COMMANDS: tuple[commands.Command, ...] = (
         ledgerable_id="l",
         metadata={"k": "v"},
     ),
-    commands.CreateLedgerTransaction(entries=DRAFTS[1:]),
+    commands.CreateLedgerTransaction(
+        entries=DRAFTS[1:],
+        category_locks=(commands.CategoryBalanceLock(category_id=uuid(8), posted_lock=LOCK),),
+    ),
     commands.UpdateLedgerTransaction(
         id=uuid(4),
         status=Status.ARCHIVED,
@@ -171,8 +211,32 @@ COMMANDS: tuple[commands.Command, ...] = (
     ),
     commands.UpdateLedgerTransaction(id=uuid(4)),
     commands.UpdateLedgerEntry(id=uuid(6), metadata={"k": "v"}),
+    commands.CreateLedgerAccountCategory(
+        ledger_id=uuid(2),
+        name="Payable",
+        normal_balance=Direction.CREDIT,
+        currency="USD",
+        currency_exponent=2,
+        category_ids=(uuid(11),),
+    ),
+    commands.UpdateLedgerAccountCategory(id=uuid(8), name="n", external_id=None),
+    commands.DeleteLedgerAccountCategory(id=uuid(8)),
+    commands.AddLedgerAccountToCategory(category_id=uuid(8), ledger_account_id=uuid(3)),
+    commands.RemoveLedgerAccountFromCategory(category_id=uuid(8), ledger_account_id=uuid(3)),
+    commands.NestLedgerAccountCategory(category_id=uuid(8), sub_category_id=uuid(11)),
+    commands.UnnestLedgerAccountCategory(category_id=uuid(8), sub_category_id=uuid(11)),
 )
-ROWS: tuple[Row, ...] = (KEY, LEDGER, ACCOUNT, BALANCES, TRANSACTION, ENTRY)
+ROWS: tuple[Row, ...] = (
+    KEY,
+    LEDGER,
+    ACCOUNT,
+    BALANCES,
+    TRANSACTION,
+    ENTRY,
+    CATEGORY,
+    MEMBER,
+    NESTING,
+)
 SAMPLES = tuple(
     Record(
         seq=FIRST_SEQ + number,

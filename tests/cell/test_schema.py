@@ -93,8 +93,12 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
     for tenant_id in tenants:
         key = commands.CreateApiKey(id=API_KEY, secret_sha256="a" * 64)
         await writer.apply(tenant_id, key)
-        cash, alice = await writer.accounts(tenant_id, 2)
+        ledger_id = await writer.ledger(tenant_id)
+        upper = await writer.category(tenant_id, ledger_id)
+        await writer.category(tenant_id, ledger_id, category_ids=(upper,))
+        cash, alice = await writer.accounts(tenant_id, 2, ledger_id)
         await writer.apply(tenant_id, transfer(cash, alice), key="k")
+        await writer.account(tenant_id, ledger_id, category_ids=(upper,))
     return tenants
 
 
