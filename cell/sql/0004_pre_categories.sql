@@ -90,28 +90,36 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT coalesce(array_agg(id), '{}') FROM holding
 $$;
 
--- The accumulators of all accounts in the category, an account reached by two routes counted once.
--- Planned anew for each graph: whether a million accounts or three are to be joined to their
--- balances is known from the statistics of the very categories, and from nothing else. Sees the
--- snapshot of the statement that calls it, as every stable function.
+-- The accumulators of all accounts in the category, an account reached by two routes counted once;
+-- with a bound, over their entries that are effective before it. Planned anew for each graph: whether
+-- a million accounts or three are to be joined to their balances is known from the statistics of the
+-- very categories, and from nothing else. Sees the snapshot of the statement that calls it, as every
+-- stable function.
 CREATE FUNCTION category_sums(
-    of_tenant uuid, top uuid, OUT pending_debits numeric, OUT pending_credits numeric,
-    OUT posted_debits numeric, OUT posted_credits numeric
-) LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+    of_tenant uuid, top uuid, bound_us bigint DEFAULT NULL, OUT pending_debits numeric,
+    OUT pending_credits numeric, OUT posted_debits numeric, OUT posted_credits numeric
+) LANGUAGE plpgsql STABLE PARALLEL SAFE COST 10000 AS $$
 DECLARE
     graph uuid[] := category_graph(of_tenant, top);
     members text := format(
         'SELECT ledger_account_id FROM category_members WHERE tenant_id = %L'
         ' AND category_id = ANY (%L::uuid[]) AND discarded_at_us IS NULL', of_tenant, graph);
+    balances text := format(
+        'JOIN ledger_account_balances b'
+        ' ON b.tenant_id = %L AND b.ledger_account_id = m.ledger_account_id', of_tenant);
 BEGIN
     IF cardinality(graph) > 1 THEN
         members := members || ' GROUP BY ledger_account_id';
     END IF;
+    IF bound_us IS NOT NULL THEN
+        balances := format(
+            'CROSS JOIN LATERAL balances_before(%L, m.ledger_account_id, %L::bigint) b',
+            of_tenant, bound_us);
+    END IF;
     EXECUTE format(
         'SELECT coalesce(sum(b.pending_debits), 0), coalesce(sum(b.pending_credits), 0),'
         ' coalesce(sum(b.posted_debits), 0), coalesce(sum(b.posted_credits), 0)'
-        ' FROM (%s) m JOIN ledger_account_balances b'
-        ' ON b.tenant_id = %L AND b.ledger_account_id = m.ledger_account_id', members, of_tenant
+        ' FROM (%s) m %s', members, balances
     ) INTO pending_debits, pending_credits, posted_debits, posted_credits;
 END $$;
 
