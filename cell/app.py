@@ -20,15 +20,20 @@ from cell import schema
 from cell.api import TenantApi
 from cell.calls import CellParts
 from cell.errors import SchemaMismatch, SettingsInvalid, WriterFenced
+from cell.event_views import render_webhook
 from cell.metrics import CellMetrics, RequestMetrics
 from cell.operator_api import OperatorApi
+from cell.projector import Projector
 from cell.provision import Provision
 from cell.reads import Reader
+from cell.resources import webhook_endpoints
 from cell.routes import FIRST_ANSWERS, ROUTES
 from cell.sequencer import Sequencer, SequencerLimits
 from cell.settings import Address, Settings
 from cell.store import Store
 from cell.tenants import Directory
+from cell.webhook_delivery import Deliverer
+from cell.webhook_sending import WebhookPolicy, WebhookSender
 from cell.wire import KEEP_ALIVE_CELL_S
 
 BATCH_INTERVAL_S: Final = 0.004
@@ -64,14 +69,26 @@ class Cell:
         )
         self.directory = Directory(self.reader)
         self.provision = Provision(settings.writer_dsn)
-        self.sequencer = Sequencer(Store(settings.writer_dsn), _limits(settings))
+        self.projector = Projector(
+            settings.writer_dsn, lambda tenant_ids: self.deliverer.on_projected(tenant_ids)
+        )
+        self.sequencer = Sequencer(
+            Store(settings.writer_dsn), _limits(settings), on_applied=self.projector.feed
+        )
+        self.sender = WebhookSender(_webhook_policy(settings), render_webhook)
+        self.deliverer = Deliverer(settings.writer_dsn, self.reader, self.sequencer, self.sender)
         requests = RequestMetrics()
         self.metrics = CellMetrics(requests, self.sequencer)
         parts = CellParts(
             sequencer=self.sequencer,
             reader=self.reader,
             directory=self.directory,
-            first_answers=FIRST_ANSWERS,
+            projector=self.projector,
+            deliverer=self.deliverer,
+            first_answers={
+                **FIRST_ANSWERS,
+                **webhook_endpoints.first_answers(settings.webhook_secret),
+            },
         )
         self.tenant_api = TenantApi(parts, ROUTES, requests)
         self.operator_api = OperatorApi(self).application()
@@ -111,6 +128,7 @@ class Cell:
         self._waits_for = "stopping"
 
     async def close(self) -> None:
+        await self.sender.close()
         await self.reader.close()
         await self.provision.close()
 
@@ -142,6 +160,15 @@ def _limits(settings: Settings) -> SequencerLimits:
     )
 
 
+def _webhook_policy(settings: Settings) -> WebhookPolicy:
+    return WebhookPolicy(
+        secret=settings.webhook_secret,
+        private_targets=settings.webhook_private_targets,
+        attempts_max=settings.webhook_attempts_max,
+        retry_s=settings.webhook_retry_ms / 1000,
+    )
+
+
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
@@ -170,6 +197,10 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
     server = _server(cell.tenant_api)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="tenant listener")
     sequencing = asyncio.create_task(cell.sequencer.run(), name="sequencer")
+    followers = [
+        asyncio.create_task(cell.projector.run(), name="projector"),
+        asyncio.create_task(cell.deliverer.run(), name="webhooks"),
+    ]
     stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
     try:
         await asyncio.wait((serving, sequencing, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -183,6 +214,8 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
         await serving
     finally:
         stopping.cancel()
+        for follower in followers:
+            follower.cancel()
         cell.sequencer.stop()
         async with asyncio.timeout(STOP_S_MAX):
             await _end(sequencing, stop)

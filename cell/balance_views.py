@@ -25,7 +25,8 @@ class LedgerBalance(msgspec.Struct, frozen=True, gc=False):
 
 
 class LedgerBalances(msgspec.Struct, frozen=True, gc=False):
-    """Of an entry: the account's after its transaction; of a category: the sums of its accounts."""
+    """Of an entry: the account's after its transaction; of a monitor: the account's as they are;
+    of a category: the sums of its accounts."""
 
     pending_balance: LedgerBalance
     posted_balance: LedgerBalance
@@ -51,6 +52,12 @@ def show_account_balances(account: LedgerAccount, of: AccountBalances) -> Ledger
 def show_category_balances(category: LedgerAccountCategory, of: Sums) -> LedgerBalances:
     return LedgerBalances(
         *_three(of, category.normal_balance, category.currency, category.currency_exponent)
+    )
+
+
+def show_balances(account: LedgerAccount, of: AccountBalances) -> LedgerBalances:
+    return LedgerBalances(
+        *_three(of, account.normal_balance, account.currency, account.currency_exponent)
     )
 
 

@@ -5,7 +5,7 @@ and the ids, and writes `seal()`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -41,6 +41,8 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Outcome = Applied | Replayed | ApiError
+OnApplied = Callable[[TenantId, Sequence[Record]], None]
+"""Told of a tenant's records right after their commit, in order. Must not raise or take long."""
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -163,6 +165,10 @@ class Batch:
                     seq=stamp.seq,
                 )
             )
+
+    def records(self) -> list[tuple[TenantId, list[Record]]]:
+        """What each tenant's segment holds."""
+        return [(id, each.records) for id, each in self._progress.items() if each.records]
 
     def seal(self) -> None:
         """Complete what to write.

@@ -20,11 +20,13 @@ from cell.journal import Record
 from cell.ledger.commands import Command
 from cell.ledger.model import AccountBalances, LedgerAccount, TenantId
 from cell.parameters import Parameter
+from cell.projector import Projector
 from cell.query import Query
 from cell.reads import Reader
 from cell.sequencer import Sequencer
 from cell.state import TransactionWithEntries
 from cell.tenants import Directory, Principal
+from cell.webhook_delivery import Deliverer
 
 BODY_BYTES_MAX: Final = 25 * 1024 * 1024
 BODY_S_MAX: Final = 30.0
@@ -50,6 +52,8 @@ class CellParts:
     sequencer: Sequencer
     reader: Reader
     directory: Directory
+    projector: Projector
+    deliverer: Deliverer
     first_answers: Mapping[type[Command], FirstAnswer]
 
 

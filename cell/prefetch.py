@@ -20,6 +20,7 @@ from cell.ledger.model import (
     Row,
     TenantId,
 )
+from cell.ledger.monitors import MONITORS_OF_ACCOUNT
 from cell.ledger.needs import FURTHER_NEEDS, ExternalKey, Ids, Needs, Relation, note_needs
 from cell.questions import ask
 from cell.rows import TABLE_OF, row_from
@@ -114,6 +115,9 @@ class Prefetch:
         )
         for kind, ids in needs.rows.items():
             await self._rows(kind, self._unread(kind, ids))
+        for account in self._set.accounts.values():
+            if account is not None and account.monitor_count:
+                needs.relation(MONITORS_OF_ACCOUNT, account.tenant_id, account.id)
         for relation, keys in needs.related.items():
             await self._related(relation, self._unread(relation, keys))
         for tenant_id, question in needs.questions:

@@ -9,7 +9,7 @@ hold are read here; the sequencer itself has its own connections.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
@@ -42,6 +42,7 @@ _SCOPE: Final = (
     "SELECT set_config('cloister.tenant_id', %s, true), set_config('statement_timeout', "
     f"'{STATEMENT_MS_MAX}', true)"
 )
+_NAMED_SCOPE: Final = _SCOPE.replace("%s", "%(scope)s")
 
 log = logging.getLogger("cell.reads")
 
@@ -77,13 +78,25 @@ class Reader:
         self, tenant_id: TenantId, statement: LiteralString, parameters: Sequence[object]
     ) -> list[tuple[Any, ...]]:
         """All rows of one statement, which sees one snapshot."""
+        return await self._fetch(f"{_SCOPE};\n{statement}", (tenant_id, *parameters))
 
+    async def fetch_named(
+        self, tenant_id: TenantId, statement: LiteralString, parameters: Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:
+        """As `fetch`, the parameters by name."""
+        return await self._fetch(
+            f"{_NAMED_SCOPE};\n{statement}", {**parameters, "scope": tenant_id}
+        )
+
+    async def _fetch(
+        self, statements: LiteralString, parameters: Sequence[object] | Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:
         async def work(connection: Connection) -> list[tuple[Any, ...]]:
             # Both statements go in one message of the simple protocol, which is one transaction.
             # psycopg puts the parameters in as escaped literals. A pipeline of the extended
             # protocol does the same with nine system calls, and takes twice the time.
             cursor = psycopg.AsyncClientCursor(connection)
-            await cursor.execute(f"{_SCOPE};\n{statement}", (tenant_id, *parameters))
+            await cursor.execute(statements, parameters)
             cursor.nextset()
             return await cursor.fetchall()
 

@@ -9,12 +9,15 @@ from cell import openapi
 from cell.calls import FirstAnswer
 from cell.ledger.commands import Command
 from cell.resources import (
+    events,
+    ledger_account_balance_monitors,
     ledger_account_categories,
     ledger_accounts,
     ledger_entries,
     ledger_transactions,
     ledgers,
     ping,
+    webhook_endpoints,
 )
 
 _RESOURCES: Final = (
@@ -24,6 +27,9 @@ _RESOURCES: Final = (
     *ledger_account_categories.ROUTES,
     *ledger_transactions.ROUTES,
     *ledger_entries.ROUTES,
+    *ledger_account_balance_monitors.ROUTES,
+    *events.ROUTES,
+    *webhook_endpoints.ROUTES,
 )
 ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
@@ -31,4 +37,5 @@ FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledger_accounts.FIRST_ANSWERS,
     **ledger_account_categories.FIRST_ANSWERS,
     **ledger_transactions.FIRST_ANSWERS,
+    **ledger_account_balance_monitors.FIRST_ANSWERS,
 }

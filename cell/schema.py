@@ -18,6 +18,9 @@ from cell.errors import SchemaMismatch
 ROLES: Final = ("cloister_owner", "cloister_writer", "cloister_reader", "cloister_auditor")
 """Owner of the tables; the sequencer; tenant-scoped reads; read-only audit over all tenants."""
 
+PROJECTOR_ROLE: Final = "cloister_projector"
+"""Writes the index of events and nothing else. No login: the writer's login becomes it."""
+
 _BYPASS_ROW_SECURITY: Final = frozenset({"cloister_writer", "cloister_auditor"})
 _MIGRATION_LOCK: Final = 0x636C6F69
 _LOCK_TIMEOUT_MS: Final = 30_000
@@ -43,6 +46,7 @@ async def create_roles_and_database(
     async with await psycopg.AsyncConnection.connect(superuser_dsn, autocommit=True) as connection:
         for role in ROLES:
             await _ensure_role(connection, role, passwords[role])
+        await _ensure_projector(connection)
         known = await _exists(
             connection, "SELECT 1 FROM pg_database WHERE datname = %s", (database,)
         )
@@ -67,6 +71,18 @@ async def _ensure_role(connection: psycopg.AsyncConnection[Any], role: str, pass
         password=sql.Literal(password),
     )
     await connection.execute(statement)
+
+
+async def _ensure_projector(connection: psycopg.AsyncConnection[Any]) -> None:
+    known = await _exists(
+        connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", (PROJECTOR_ROLE,)
+    )
+    statement = sql.SQL("{verb} ROLE {role} NOLOGIN BYPASSRLS").format(
+        verb=sql.SQL("ALTER" if known else "CREATE"), role=sql.Identifier(PROJECTOR_ROLE)
+    )
+    await connection.execute(statement)
+    grant = sql.SQL("GRANT {} TO cloister_writer").format(sql.Identifier(PROJECTOR_ROLE))
+    await connection.execute(grant)
 
 
 async def _exists(

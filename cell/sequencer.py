@@ -27,7 +27,7 @@ from typing import Final
 import psycopg
 
 from cell.admission import FairQueue
-from cell.batch import Applied, Batch, Idempotency, Outcome, Replayed, Submission
+from cell.batch import Applied, Batch, Idempotency, OnApplied, Outcome, Replayed, Submission
 from cell.errors import ApiError, Conflict, NotApplied, OutcomeUnknown, Unprocessable, WriterFenced
 from cell.ids import IdSource
 from cell.ledger.commands import Command
@@ -102,11 +102,16 @@ class Sequencer:
     """The single writer of a cell's database."""
 
     def __init__(
-        self, store: Store, limits: SequencerLimits, now_us: Callable[[], int] | None = None
+        self,
+        store: Store,
+        limits: SequencerLimits,
+        now_us: Callable[[], int] | None = None,
+        on_applied: OnApplied = lambda *_: None,
     ) -> None:
         self.status = SequencerStatus()
         self._store = store
         self._limits = limits
+        self._on_applied = on_applied
         self._now_us = now_us or (lambda: time.time_ns() // 1000)
         self._queue: FairQueue[Submission] = FairQueue(
             items_max=limits.queue_commands_max,
@@ -516,6 +521,8 @@ class Sequencer:
         for use in batch.sealed.keys:
             self._recent_keys.put((use.tenant_id, use.digest), use)
         self.status.batches += 1
+        for tenant_id, records in batch.records():
+            self._on_applied(tenant_id, records)
         for submission, outcome in batch.outcomes:
             if isinstance(outcome, Applied) and outcome.record.inserted:
                 main = outcome.record.inserted[0]

@@ -78,6 +78,15 @@ class Settings:
     sequencer_queue_commands_per_tenant_max: int = 4096
     sequencer_cache_accounts: int = 50_000
     """Accounts held in memory: about 2 KB each."""
+    webhook_secret: str | None = field(default=None, repr=False)
+    """The keys of webhook endpoints are derived from it; the same in all cells of a platform.
+    Without it there are no webhooks; changed, every endpoint has another key."""
+    webhook_private_targets: bool = False
+    """May webhooks go to loopback, link-local and private addresses?"""
+    webhook_attempts_max: int = 100
+    """Failed attempts after which an event is given up as a dead letter."""
+    webhook_retry_ms: int = 1000
+    """Pause after the first failed attempt; doubled with each one, up to ten minutes."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -113,8 +122,16 @@ def _whole(text: str, least: int = 1, most: int = 100_000_000) -> int:
     return int(text)
 
 
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
 _PARSERS: Final[dict[object, Any]] = {
     str: str,
+    str | None: str,
+    bool: _flag,
     int: _whole,
     Address: Address.parse,
     Dsn: Dsn.parse,

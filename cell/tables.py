@@ -13,6 +13,7 @@ import msgspec
 from cell.ledger.model import (
     AccountBalances,
     ApiKey,
+    BalanceMonitor,
     CategoryMember,
     CategoryNesting,
     Ledger,
@@ -21,6 +22,8 @@ from cell.ledger.model import (
     LedgerEntry,
     LedgerTransaction,
     Row,
+    WebhookDeadLetter,
+    WebhookEndpoint,
 )
 
 
@@ -83,8 +86,24 @@ ROW_TABLES: Final = (
     ),
     Table("category_members", CategoryMember, "id"),
     Table("category_nestings", CategoryNesting, "id"),
+    Table("ledger_account_balance_monitors", BalanceMonitor, "id", free_text=("description",)),
+    Table(
+        "webhook_endpoints",
+        WebhookEndpoint,
+        "id",
+        free_text=("url", "description", "last_error"),
+    ),
+    Table("webhook_dead_letters", WebhookDeadLetter, "id", free_text=("last_error",)),
 )
 """Tables whose rows the rules return."""
 
-TENANT_TABLES: Final = (*(table.name for table in ROW_TABLES), "idempotency_keys", "journal")
+PROJECTED_TABLES: Final = ("event_index", "event_watermarks")
+"""Worked out from the journal, and not of it: what is not there is projected again."""
+
+TENANT_TABLES: Final = (
+    *(table.name for table in ROW_TABLES),
+    "idempotency_keys",
+    "journal",
+    *PROJECTED_TABLES,
+)
 """Every table that holds a tenant's rows, but for its head."""

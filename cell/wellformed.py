@@ -29,6 +29,9 @@ MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_LENGTH_MAX)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue | None], Meta(max_length=METADATA_KEYS_MAX)]
 """Text to text; a value that is null or empty means that the key is not there."""
 
+INTEGER_DIGITS_MAX: Final = 60
+"""Of what is compared with balances: those are sums, and may be longer than one amount."""
+
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _AMOUNT: Final = re.compile(r"[0-9]{1,36}")
@@ -96,3 +99,8 @@ def resolve_amount(amount: int | UnsetType, text: str | UnsetType, entries: str,
     if amount is not UNSET and amount != int(text):
         raise Unprocessable(f"{at} is {text}, amount is {amount}", at)
     return int(text)
+
+
+def require_short_integer(value: int, parameter: str) -> None:
+    if abs(value) >= 10**INTEGER_DIGITS_MAX:
+        raise Unprocessable(f"{parameter} has more than {INTEGER_DIGITS_MAX} digits", parameter)

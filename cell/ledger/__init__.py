@@ -3,3 +3,4 @@
 # These register their rules with `rules.apply`.
 from cell.ledger import categories as categories
 from cell.ledger import transactions as transactions
+from cell.ledger import webhooks as webhooks

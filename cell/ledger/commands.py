@@ -7,7 +7,7 @@ of it can be re-executed. In updates an absent field is UNSET and means "as it w
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from cell.ledger.model import Direction, Status
+from cell.ledger.model import Direction, MonitoredField, MonitorOperator, Status
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="command"):
@@ -199,6 +199,59 @@ class UpdateLedgerEntry(_Command, frozen=True, tag="update_ledger_entry"):
     metadata: dict[str, str | None] = {}
 
 
+class CreateBalanceMonitor(_Command, frozen=True, tag="create_balance_monitor"):
+    ledger_account_id: str
+    field: MonitoredField
+    operator: MonitorOperator
+    value: int
+    description: str | None = None
+    metadata: dict[str, str] = {}
+
+
+class UpdateBalanceMonitor(_Command, frozen=True, tag="update_balance_monitor"):
+    id: str
+    description: str | UnsetType | None = UNSET
+    metadata: dict[str, str | None] = {}
+
+
+class DeleteBalanceMonitor(_Command, frozen=True, tag="delete_balance_monitor"):
+    id: str
+
+
+class CreateWebhookEndpoint(_Command, frozen=True, tag="create_webhook_endpoint"):
+    url: str
+    description: str | None = None
+
+
+class UpdateWebhookEndpoint(_Command, frozen=True, tag="update_webhook_endpoint"):
+    id: str
+    url: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+
+
+class DeleteWebhookEndpoint(_Command, frozen=True, tag="delete_webhook_endpoint"):
+    id: str
+
+
+class RecordWebhookDelivery(_Command, frozen=True, tag="record_webhook_delivery"):
+    """How far an endpoint has come; the fields are those of its row."""
+
+    id: str
+    delivered_seq: int
+    delivered_ordinal: int
+    delivered_at_us: int
+    attempts: int = 0
+    failing_since_us: int | None = None
+    last_error: str | None = None
+    dead_event_id: str | None = None
+    """The last event was not delivered but given up."""
+
+
+class RecordWebhookRedelivery(_Command, frozen=True, tag="record_webhook_redelivery"):
+    id: str
+    """Of the dead letter that was delivered after all."""
+
+
 Command = (
     CreateApiKey
     | RevokeApiKey
@@ -218,4 +271,12 @@ Command = (
     | CreateLedgerTransaction
     | UpdateLedgerTransaction
     | UpdateLedgerEntry
+    | CreateBalanceMonitor
+    | UpdateBalanceMonitor
+    | DeleteBalanceMonitor
+    | CreateWebhookEndpoint
+    | UpdateWebhookEndpoint
+    | DeleteWebhookEndpoint
+    | RecordWebhookDelivery
+    | RecordWebhookRedelivery
 )

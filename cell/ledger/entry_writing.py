@@ -28,6 +28,7 @@ from cell.ledger.category_locks import Locking, require_category_locks
 from cell.ledger.commands import EntryDraft
 from cell.ledger.model import (
     AccountBalances,
+    BalanceMonitor,
     Direction,
     LedgerAccount,
     LedgerEntry,
@@ -35,6 +36,7 @@ from cell.ledger.model import (
     Stamp,
     Status,
 )
+from cell.ledger.monitors import transitions
 from cell.ledger.rules import State
 
 ENTRIES_MAX: Final = 1000
@@ -48,8 +50,9 @@ class Written(NamedTuple):
     entries: tuple[LedgerEntry, ...]
     """New, in the order in which they were put in."""
     discarded: tuple[LedgerEntry, ...]
-    balances: tuple[AccountBalances, ...]
-    """Of every account touched; none where the write counts nowhere."""
+    balances: tuple[AccountBalances | BalanceMonitor, ...]
+    """Of every account touched, then the monitors whose state they change; none where the write
+    counts nowhere."""
 
 
 class EntryWriting:
@@ -58,13 +61,14 @@ class EntryWriting:
     The new entries get the ids of the command's ordinals 1, 2, … in the order of `put_in`.
     """
 
-    __slots__ = ("_locking", "_new", "_old", "_stamp", "_state", "_touched")
+    __slots__ = ("_locking", "_monitored", "_new", "_old", "_stamp", "_state", "_touched")
 
     def __init__(self, state: State, stamp: Stamp) -> None:
         self._state = state
         self._stamp = stamp
         self._touched: dict[str, _Accumulators] = {}
         self._locking: Locking | None = None
+        self._monitored: list[LedgerAccount] = []
         self._old: tuple[LedgerEntry, ...] = ()
         self._new: list[tuple[LedgerTransaction, EntryDraft]] = []
 
@@ -156,7 +160,10 @@ class EntryWriting:
                 for entry in self._old
             ]
         )
-        return Written(entries, discarded, tuple(after.values()) if counts else ())
+        if not counts:
+            return Written(entries, discarded, ())
+        monitors = transitions(self._monitored, after, self._state, stamp)
+        return Written(entries, discarded, (*after.values(), *monitors))
 
     def _require_locks(self, after: dict[str, AccountBalances]) -> None:
         """Rung 6, all of it: whatever is locked is judged here, on the whole write's balances.
@@ -180,6 +187,8 @@ class EntryWriting:
         account = self._state.account(account_id)
         if account is None:
             raise NotFound(f"no ledger account {account_id}", "ledger_entries")
+        if account.monitor_count:
+            self._monitored.append(account)
         before = self._state.balances(account_id)
         present = self._touched[account_id] = _Accumulators(
             account,

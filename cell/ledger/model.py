@@ -2,7 +2,8 @@
 
 The fields of each row are the columns of its table, in the table's order; times are microseconds
 since 1970 UTC; ids are lower-case UUID strings. Encoded as tagged arrays, so that an after-image in
-the journal is compact and self-describing. Adding a column is a new journal format.
+the journal is compact and self-describing. A column that is added later stands behind `seq` and has
+a default, so that older journals still read; any other change of a row is a new journal format.
 """
 
 from enum import StrEnum
@@ -26,6 +27,25 @@ class Status(StrEnum):
     PENDING = "pending"
     POSTED = "posted"
     ARCHIVED = "archived"
+
+
+class MonitoredField(StrEnum):
+    """What a balance monitor watches of its account."""
+
+    AVAILABLE = "available_balance_amount"
+    PENDING = "pending_balance_amount"
+    POSTED = "posted_balance_amount"
+    LOCK_VERSION = "ledger_account_lock_version"
+
+
+class MonitorOperator(StrEnum):
+    """How a balance monitor compares the field with its value."""
+
+    LESS_THAN = "less_than"
+    LESS_THAN_OR_EQUALS = "less_than_or_equals"
+    EQUALS = "equals"
+    GREATER_THAN_OR_EQUALS = "greater_than_or_equals"
+    GREATER_THAN = "greater_than"
 
 
 class ApiKey(msgspec.Struct, frozen=True, array_like=True, tag="api_key", gc=False, kw_only=True):
@@ -70,6 +90,8 @@ class LedgerAccount(
     updated_at_us: int
     discarded_at_us: int | None
     seq: int
+    monitor_count: int = 0
+    """Live balance monitors: only accounts that have any make a write look for them."""
 
 
 class AccountBalances(
@@ -198,6 +220,67 @@ class CategoryNesting(
     seq: int
 
 
+class BalanceMonitor(
+    msgspec.Struct, frozen=True, array_like=True, tag="monitor", gc=False, kw_only=True
+):
+    tenant_id: TenantId
+    id: str
+    ledger_account_id: str
+    description: str | None
+    field: MonitoredField
+    operator: MonitorOperator
+    value: int
+    is_triggered: bool
+    """Did the condition hold after the account's last write?"""
+    state_since_us: int
+    """Time of the write that made it so; the monitor's creation at first."""
+    metadata: dict[str, str]
+    created_at_us: int
+    updated_at_us: int
+    """Of what the caller can change; a transition is not an update."""
+    discarded_at_us: int | None
+    seq: int
+
+
+class WebhookEndpoint(
+    msgspec.Struct, frozen=True, array_like=True, tag="webhook_endpoint", gc=False, kw_only=True
+):
+    tenant_id: TenantId
+    id: str
+    url: str
+    description: str | None
+    delivered_seq: int
+    """Sequence and ordinal of the last event that was delivered or given up, and its time."""
+    delivered_ordinal: int
+    delivered_at_us: int
+    attempts: int
+    """Failed deliveries of the event after that one."""
+    failing_since_us: int | None
+    """Time of the first of them."""
+    last_error: str | None
+    created_at_us: int
+    updated_at_us: int
+    discarded_at_us: int | None
+    seq: int
+
+
+class WebhookDeadLetter(
+    msgspec.Struct, frozen=True, array_like=True, tag="dead_letter", gc=False, kw_only=True
+):
+    """An event that an endpoint did not take in all the attempts it had."""
+
+    tenant_id: TenantId
+    id: str
+    webhook_endpoint_id: str
+    event_id: str
+    attempts: int
+    last_error: str | None
+    created_at_us: int
+    redelivered_at_us: int | None
+    """When it was taken after all, sent again on request."""
+    seq: int
+
+
 Row = (
     ApiKey
     | Ledger
@@ -208,6 +291,9 @@ Row = (
     | LedgerAccountCategory
     | CategoryMember
     | CategoryNesting
+    | BalanceMonitor
+    | WebhookEndpoint
+    | WebhookDeadLetter
 )
 
 

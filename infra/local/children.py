@@ -113,6 +113,7 @@ def cell_child(plan: Plan, cell: CellPlan, client: httpx.AsyncClient) -> ChildSp
         "CLOISTER_CELL_OPERATOR_TOKEN": cell.operator_token,
         "CLOISTER_CELL_WRITER_DSN": cell.dsn("cloister_writer"),
         "CLOISTER_CELL_READER_DSN": reader_dsn(cell),
+        "CLOISTER_CELL_WEBHOOK_SECRET": plan.tokens.webhooks,
     }
     return python_child(
         plan,

@@ -23,6 +23,8 @@ class Tokens(msgspec.Struct, frozen=True):
     """Reads the routing table and nothing else."""
     cells: dict[str, str]
     """By cell: what the control plane shows to the cell's operator API."""
+    webhooks: str = ""
+    """What the keys of webhook endpoints are derived from, in whichever cell their tenant is."""
 
     def __repr__(self) -> str:
         return "Tokens(…)"
@@ -41,7 +43,12 @@ def ensure_tokens(data: DataDirectory, cells: Iterable[str]) -> Tokens:
             " start, and other users of the operator token need the new one"
         ) from exc
     missing = {cell: generate_secret() for cell in cells if cell not in known.cells}
-    tokens = Tokens(operator=known.operator, router=known.router, cells={**known.cells, **missing})
+    tokens = Tokens(
+        operator=known.operator,
+        router=known.router,
+        cells={**known.cells, **missing},
+        webhooks=known.webhooks or generate_secret(),
+    )
     write_private(file, msgspec.json.encode(tokens).decode())
     return tokens
 

@@ -5,6 +5,7 @@ from cell.ledger import commands
 from cell.ledger.model import (
     AccountBalances,
     ApiKey,
+    BalanceMonitor,
     CategoryMember,
     CategoryNesting,
     Direction,
@@ -13,9 +14,13 @@ from cell.ledger.model import (
     LedgerAccountCategory,
     LedgerEntry,
     LedgerTransaction,
+    MonitoredField,
+    MonitorOperator,
     Row,
     Status,
     TenantId,
+    WebhookDeadLetter,
+    WebhookEndpoint,
 )
 
 TENANT = TenantId("00000000-0000-4000-8000-000000000001")
@@ -153,6 +158,49 @@ NESTING = CategoryNesting(
     discarded_at_us=2,
     seq=15,
 )
+MONITOR = BalanceMonitor(
+    tenant_id=TENANT,
+    id=uuid(8),
+    ledger_account_id=uuid(3),
+    description=None,
+    field=MonitoredField.AVAILABLE,
+    operator=MonitorOperator.LESS_THAN_OR_EQUALS,
+    value=-(10**40),
+    is_triggered=True,
+    state_since_us=9,
+    metadata={"k": "v"},
+    created_at_us=8,
+    updated_at_us=8,
+    discarded_at_us=None,
+    seq=15,
+)
+ENDPOINT = WebhookEndpoint(
+    tenant_id=TENANT,
+    id=uuid(9),
+    url="https://example.com/hook",
+    description="d",
+    delivered_seq=16,
+    delivered_ordinal=1 << 20,
+    delivered_at_us=10,
+    attempts=3,
+    failing_since_us=11,
+    last_error="answered 500",
+    created_at_us=10,
+    updated_at_us=10,
+    discarded_at_us=None,
+    seq=16,
+)
+LETTER = WebhookDeadLetter(
+    tenant_id=TENANT,
+    id=uuid(10),
+    webhook_endpoint_id=uuid(9),
+    event_id="00000000-000a-8000-8000-000000000000",
+    attempts=20,
+    last_error="answered 500",
+    created_at_us=12,
+    redelivered_at_us=None,
+    seq=17,
+)
 LOCK = commands.BalanceLock(gt=-1, gte=0, lt=9, lte=8, eq=7)
 DRAFTS = (
     commands.EntryDraft(
@@ -225,6 +273,28 @@ COMMANDS: tuple[commands.Command, ...] = (
     commands.RemoveLedgerAccountFromCategory(category_id=uuid(8), ledger_account_id=uuid(3)),
     commands.NestLedgerAccountCategory(category_id=uuid(8), sub_category_id=uuid(11)),
     commands.UnnestLedgerAccountCategory(category_id=uuid(8), sub_category_id=uuid(11)),
+    commands.CreateBalanceMonitor(
+        ledger_account_id=uuid(3),
+        field=MonitoredField.LOCK_VERSION,
+        operator=MonitorOperator.EQUALS,
+        value=7,
+    ),
+    commands.UpdateBalanceMonitor(id=uuid(8), description=None, metadata={"k": None}),
+    commands.DeleteBalanceMonitor(id=uuid(8)),
+    commands.CreateWebhookEndpoint(url="https://example.com/hook"),
+    commands.UpdateWebhookEndpoint(id=uuid(9), url="http://example.com", description=None),
+    commands.DeleteWebhookEndpoint(id=uuid(9)),
+    commands.RecordWebhookDelivery(
+        id=uuid(9),
+        delivered_seq=10,
+        delivered_ordinal=0,
+        delivered_at_us=11,
+        attempts=20,
+        failing_since_us=12,
+        last_error="answered 500",
+        dead_event_id="00000000-000a-8000-8000-000000000000",
+    ),
+    commands.RecordWebhookRedelivery(id=uuid(10)),
 )
 ROWS: tuple[Row, ...] = (
     KEY,
@@ -236,6 +306,9 @@ ROWS: tuple[Row, ...] = (
     CATEGORY,
     MEMBER,
     NESTING,
+    MONITOR,
+    ENDPOINT,
+    LETTER,
 )
 SAMPLES = tuple(
     Record(

@@ -397,6 +397,8 @@ async def test_unforeseen_error(
         sequencer=None,  # type: ignore[arg-type]
         reader=reader,
         directory=Directory(reader),
+        projector=None,  # type: ignore[arg-type]
+        deliverer=None,  # type: ignore[arg-type]
         first_answers={},
     )
     metrics = RequestMetrics()

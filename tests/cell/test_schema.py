@@ -18,10 +18,10 @@ from psycopg import errors, sql
 from cell import schema
 from cell.errors import SchemaMismatch
 from cell.ledger import commands
-from cell.ledger.model import TenantId
+from cell.ledger.model import MonitoredField, MonitorOperator, TenantId
 from cell.schema import ROLES, SCHEMA_VERSION, create_roles_and_database, migrate, schema_version
 from cell.store import Store
-from cell.tables import ROW_TABLES, TENANT_TABLES
+from cell.tables import PROJECTED_TABLES, ROW_TABLES, TENANT_TABLES
 
 ALL_TENANT_TABLES = (*TENANT_TABLES, "tenant_heads")
 
@@ -99,7 +99,20 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
         cash, alice = await writer.accounts(tenant_id, 2, ledger_id)
         await writer.apply(tenant_id, transfer(cash, alice), key="k")
         await writer.account(tenant_id, ledger_id, category_ids=(upper,))
+        await writer.apply(tenant_id, monitor_of(alice))
+        execute(cell_database.writer_dsn, "INSERT INTO event_watermarks VALUES (%s, 1)", tenant_id)
+        place = (tenant_id, alice)
+        execute(cell_database.writer_dsn, "INSERT INTO event_index VALUES (%s, %s, 1, 1)", *place)
     return tenants
+
+
+def monitor_of(account_id: str) -> commands.CreateBalanceMonitor:
+    return commands.CreateBalanceMonitor(
+        ledger_account_id=account_id,
+        field=MonitoredField.POSTED,
+        operator=MonitorOperator.EQUALS,
+        value=1,
+    )
 
 
 def tenants_seen(connection: psycopg.Connection[Any], table: str) -> set[str]:
@@ -213,6 +226,18 @@ def test_strangers_do_not_connect(cell_database: Any, postgres: Any) -> None:
             psycopg.connect(dsn)
     finally:
         execute(postgres.superuser_dsn(), "DROP ROLE stranger")
+
+
+def test_the_projector_writes_the_index_of_events_only(cell_database: Any) -> None:
+    allowed = set()
+    with psycopg.connect(cell_database.writer_dsn, autocommit=True) as connection:
+        connection.execute("SET ROLE cloister_projector")
+        for table in ALL_TENANT_TABLES:
+            for statement in ROW_WRITES:
+                with contextlib.suppress(errors.InsufficientPrivilege):
+                    connection.execute(statement.format(table=table))
+                    allowed.add((statement.split()[0], table))
+    assert allowed == {(verb, table) for verb in ("INSERT", "UPDATE") for table in PROJECTED_TABLES}
 
 
 # --- migrations ----------------------------------------------------------------------------------

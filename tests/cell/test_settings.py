@@ -24,6 +24,7 @@ def test_defaults() -> None:
     assert settings.owner_dsn is None
     assert (settings.pool_min, settings.pool_max) == (2, 8)
     assert (settings.sequencer_batch_size, settings.sequencer_linger_ms) == (1000, 0)
+    assert (settings.webhook_secret, settings.webhook_private_targets) == (None, False)
 
 
 def test_given() -> None:
@@ -35,11 +36,15 @@ def test_given() -> None:
             "CLOISTER_CELL_SEQUENCER_BATCH_SIZE": "1",
             "CLOISTER_CELL_SEQUENCER_LINGER_MS": "3",
             "CLOISTER_CELL_SEQUENCER_CACHE_ACCOUNTS": "",
+            "CLOISTER_CELL_WEBHOOK_SECRET": "web-hook",
+            "CLOISTER_CELL_WEBHOOK_PRIVATE_TARGETS": "true",
         }
     )
     assert settings.owner_dsn == "host=/tmp user=cloister_owner"
     assert (settings.pool_max, settings.sequencer_batch_size) == (16, 1)
     assert (settings.sequencer_linger_ms, settings.sequencer_cache_accounts) == (3, 50_000)
+    assert (settings.webhook_secret, settings.webhook_private_targets) == ("web-hook", True)
+    assert "web-hook" not in repr(settings)
 
 
 def test_secrets_are_not_shown() -> None:
