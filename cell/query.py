@@ -16,11 +16,8 @@ PARAMETERS_MAX: Final = 1000
 
 NOT_SUPPORTED: Final = frozenset(
     {
-        "balances",
-        "as_of_lock_version",
         "ledger_account_category_id",
         "ledger_account_settlement_id",
-        "ledger_account_statement_id",
         "ledger_account_payout_id",
     }
 )

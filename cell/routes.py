@@ -11,6 +11,7 @@ from cell.ledger.commands import Command
 from cell.resources import (
     events,
     ledger_account_balance_monitors,
+    ledger_account_statements,
     ledger_accounts,
     ledger_entries,
     ledger_transactions,
@@ -28,6 +29,7 @@ _RESOURCES: Final = (
     *ledger_account_balance_monitors.ROUTES,
     *events.ROUTES,
     *webhook_endpoints.ROUTES,
+    *ledger_account_statements.ROUTES,
 )
 ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
@@ -35,4 +37,5 @@ FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledger_accounts.FIRST_ANSWERS,
     **ledger_transactions.FIRST_ANSWERS,
     **ledger_account_balance_monitors.FIRST_ANSWERS,
+    **ledger_account_statements.FIRST_ANSWERS,
 }

@@ -16,6 +16,7 @@ from cell.ledger.model import (
     BalanceMonitor,
     Ledger,
     LedgerAccount,
+    LedgerAccountStatement,
     LedgerEntry,
     LedgerTransaction,
     Row,
@@ -83,14 +84,24 @@ ROW_TABLES: Final = (
         free_text=("url", "description", "last_error"),
     ),
     Table("webhook_dead_letters", WebhookDeadLetter, "id", free_text=("last_error",)),
+    Table(
+        "ledger_account_statements",
+        LedgerAccountStatement,
+        "id",
+        free_text=("description", "currency"),
+    ),
 )
 """Tables whose rows the rules return."""
+
+DERIVED_TABLES: Final = ("ledger_account_day_shifts", "ledger_account_bare_versions")
+"""What the writer derives from the entries as it writes them; see `ledger/history.py`."""
 
 PROJECTED_TABLES: Final = ("event_index", "event_watermarks")
 """Worked out from the journal, and not of it: what is not there is projected again."""
 
 TENANT_TABLES: Final = (
     *(table.name for table in ROW_TABLES),
+    *DERIVED_TABLES,
     "idempotency_keys",
     "journal",
     *PROJECTED_TABLES,

@@ -180,6 +180,19 @@ class RecordWebhookRedelivery(_Command, frozen=True, tag="record_webhook_redeliv
     """Of the dead letter that was delivered after all."""
 
 
+class CreateLedgerAccountStatement(_Command, frozen=True, tag="create_ledger_account_statement"):
+    ledger_account_id: str
+    lower_bound_us: int
+    """Inclusive."""
+    upper_bound_us: int
+    """Exclusive; not below the lower one."""
+    description: str | None = None
+    metadata: dict[str, str] = {}
+
+    def is_exclusive(self) -> bool:
+        return True
+
+
 Command = (
     CreateApiKey
     | RevokeApiKey
@@ -200,4 +213,5 @@ Command = (
     | DeleteWebhookEndpoint
     | RecordWebhookDelivery
     | RecordWebhookRedelivery
+    | CreateLedgerAccountStatement
 )

@@ -4,8 +4,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from cell.ledger.model import Effects, LedgerEntry, LedgerTransaction
-from cell.ledger.needs import Relation
+from cell.ledger.model import (
+    Direction,
+    Effects,
+    LedgerEntry,
+    LedgerTransaction,
+    Status,
+    TenantId,
+)
+from cell.ledger.needs import Question, Relation
+from cell.ledger.statements import Accumulators, BalancesBefore
 from cell.state import WorkingSet
 
 
@@ -43,6 +51,33 @@ class _EveryRelation:
         return iter(())
 
 
+class _EveryAnswer:
+    """The answer to each question, worked out from all rows in the plainest way."""
+
+    def __init__(self, working_set: WorkingSet) -> None:
+        self._set = working_set
+
+    def __getitem__(self, key: tuple[TenantId, Question]) -> object:
+        tenant_id, question = key
+        assert isinstance(question, BalancesBefore)
+        sums = {(status, direction): 0 for status in Status for direction in Direction}
+        for entry in self._set.entries.values():
+            if (
+                entry is not None
+                and (entry.tenant_id, entry.ledger_account_id)
+                == (tenant_id, question.ledger_account_id)
+                and entry.discarded_at_us is None
+                and entry.effective_at_us < question.bound_us
+            ):
+                sums[entry.status, entry.direction] += entry.amount
+        return Accumulators(
+            sums[Status.PENDING, Direction.DEBIT],
+            sums[Status.PENDING, Direction.CREDIT],
+            sums[Status.POSTED, Direction.DEBIT],
+            sums[Status.POSTED, Direction.CREDIT],
+        )
+
+
 class CompleteWorkingSet(WorkingSet):
     def __init__(self) -> None:
         super().__init__(
@@ -52,6 +87,8 @@ class CompleteWorkingSet(WorkingSet):
         )
         every: Any = _EveryRelation(self.rows)
         self.related = every
+        answers: Any = _EveryAnswer(self)
+        self.answers = answers
 
     def commit(self, effects: Effects) -> None:
         """Apply the effects, then know the new transactions, too, as if read from the database."""

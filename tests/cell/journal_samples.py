@@ -9,6 +9,7 @@ from cell.ledger.model import (
     Direction,
     Ledger,
     LedgerAccount,
+    LedgerAccountStatement,
     LedgerEntry,
     LedgerTransaction,
     MonitoredField,
@@ -164,6 +165,31 @@ LETTER = WebhookDeadLetter(
     redelivered_at_us=None,
     seq=17,
 )
+STATEMENT = LedgerAccountStatement(
+    tenant_id=TENANT,
+    id=uuid(80),
+    ledger_id=uuid(2),
+    ledger_account_id=uuid(3),
+    description="d",
+    metadata={"k": "v"},
+    normal_balance=Direction.DEBIT,
+    currency="USD",
+    currency_exponent=2,
+    lower_bound_us=-1,
+    upper_bound_us=6,
+    lock_version=7,
+    starting_pending_debits=1,
+    starting_pending_credits=2,
+    starting_posted_debits=3,
+    starting_posted_credits=4,
+    ending_pending_debits=5,
+    ending_pending_credits=6,
+    ending_posted_debits=2**64,
+    ending_posted_credits=10**40,
+    created_at_us=8,
+    updated_at_us=8,
+    seq=14,
+)
 LOCK = commands.BalanceLock(gt=-1, gte=0, lt=9, lte=8, eq=7)
 DRAFTS = (
     commands.EntryDraft(
@@ -241,6 +267,13 @@ COMMANDS: tuple[commands.Command, ...] = (
         dead_event_id="00000000-000a-8000-8000-000000000000",
     ),
     commands.RecordWebhookRedelivery(id=uuid(10)),
+    commands.CreateLedgerAccountStatement(
+        ledger_account_id=uuid(3),
+        lower_bound_us=-1,
+        upper_bound_us=6,
+        description="d",
+        metadata={"k": "v"},
+    ),
 )
 ROWS: tuple[Row, ...] = (
     KEY,
@@ -252,6 +285,7 @@ ROWS: tuple[Row, ...] = (
     MONITOR,
     ENDPOINT,
     LETTER,
+    STATEMENT,
 )
 SAMPLES = tuple(
     Record(

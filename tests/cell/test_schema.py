@@ -18,7 +18,7 @@ from psycopg import errors, sql
 from cell import schema
 from cell.errors import SchemaMismatch
 from cell.ledger import commands
-from cell.ledger.model import MonitoredField, MonitorOperator, TenantId
+from cell.ledger.model import MonitoredField, MonitorOperator, Status, TenantId
 from cell.schema import ROLES, SCHEMA_VERSION, create_roles_and_database, migrate, schema_version
 from cell.store import Store
 from cell.tables import PROJECTED_TABLES, ROW_TABLES, TENANT_TABLES
@@ -93,12 +93,22 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
     for tenant_id in tenants:
         key = commands.CreateApiKey(id=API_KEY, secret_sha256="a" * 64)
         await writer.apply(tenant_id, key)
-        cash, alice = await writer.accounts(tenant_id, 2)
+        cash, alice, bob = await writer.accounts(tenant_id, 3)
         await writer.apply(tenant_id, transfer(cash, alice), key="k")
         await writer.apply(tenant_id, monitor_of(alice))
         execute(cell_database.writer_dsn, "INSERT INTO event_watermarks VALUES (%s, 1)", tenant_id)
         place = (tenant_id, alice)
         execute(cell_database.writer_dsn, "INSERT INTO event_index VALUES (%s, %s, 1, 1)", *place)
+        # Dated otherwise, and then taken off an account.
+        pending = transfer(cash, alice, status=Status.PENDING, effective_at_us=0)
+        made = await writer.apply(tenant_id, pending)
+        moved = transfer(cash, bob).entries
+        edit = commands.UpdateLedgerTransaction(id=made.inserted[0].id, entries=moved)
+        await writer.apply(tenant_id, edit)
+        statement = commands.CreateLedgerAccountStatement(
+            ledger_account_id=alice, lower_bound_us=0, upper_bound_us=1
+        )
+        await writer.apply(tenant_id, statement)
     return tenants
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from modern_treasury import ModernTreasury
 
-pytest.register_assert_rewrite("test_scenarios")
+pytest.register_assert_rewrite("test_scenarios", "test_time_scenarios")
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 110.0

@@ -20,6 +20,7 @@ from cell_process import Access
 from test_scenarios import *  # noqa: F403
 from test_scenarios import Books, new_books
 from test_scenarios_events import *  # noqa: F403
+from test_time_scenarios import *  # noqa: F403
 
 CELLS = ("cell-a", "cell-b")
 NUMBERS = itertools.count(1)
