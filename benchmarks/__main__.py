@@ -1,4 +1,4 @@
-"""`python -m benchmarks [engine|api|router|all] [--quick]`.
+"""`python -m benchmarks [engine|api|router|lists|all] [--quick]`.
 
 Progress goes to stderr, markdown to stdout; `out/NAME.json` and README.md's tables are written.
 A benchmark that cannot run here says why and the others go on; the exit status is 1 when one of
@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks.api import run_api
 from benchmarks.engine import run_engine_benchmark
 from benchmarks.errors import BenchmarkError, Skipped
+from benchmarks.lists import run_lists
 from benchmarks.report import Progress, Report, store
 from benchmarks.router import run_router
 from benchmarks.table import fill_readme, render, unmet
@@ -26,6 +27,7 @@ class Name(StrEnum):
     ENGINE = "engine"
     API = "api"
     ROUTER = "router"
+    LISTS = "lists"
     ALL = "all"
 
 
@@ -37,6 +39,7 @@ BENCHMARKS: Final[dict[Name, Benchmark]] = {
     Name.ENGINE: run_engine_benchmark,
     Name.API: run_api,
     Name.ROUTER: run_router,
+    Name.LISTS: run_lists,
 }
 console = Console(stderr=True, highlight=False)
 
