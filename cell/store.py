@@ -29,7 +29,7 @@ from cell.tables import ROW_TABLES, Table
 COPY_ROWS_MIN: Final = 400
 """From here on COPY beats INSERT … SELECT FROM unnest, which needs no round trip of its own."""
 
-CONNECT_TIMEOUT_S: Final = 3
+CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_MS: Final = 20_000
 """A statement of a batch takes milliseconds; one that hangs must not hold the cell for ever."""
 

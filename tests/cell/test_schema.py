@@ -18,7 +18,7 @@ from psycopg import errors, sql
 from cell import schema
 from cell.errors import SchemaMismatch
 from cell.ledger import commands
-from cell.ledger.model import MonitoredField, MonitorOperator, TenantId
+from cell.ledger.model import MonitoredField, MonitorOperator, Status, TenantId
 from cell.schema import ROLES, SCHEMA_VERSION, create_roles_and_database, migrate, schema_version
 from cell.store import Store
 from cell.tables import PROJECTED_TABLES, ROW_TABLES, TENANT_TABLES
@@ -106,6 +106,19 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
             allows_either_direction=True,
         )
         await writer.apply(tenant_id, settlement)
+        held = await writer.apply(tenant_id, transfer(cash, alice, status=Status.PENDING))
+        posted = commands.UpdateLedgerTransaction(id=held.inserted[0].id, status=Status.POSTED)
+        await writer.apply(tenant_id, posted)
+        endpoint = commands.CreateWebhookEndpoint(url="https://example.com/hook")
+        receiver = (await writer.apply(tenant_id, endpoint)).inserted[0]
+        given_up = commands.RecordWebhookDelivery(
+            id=receiver.id,
+            delivered_seq=receiver.seq + 1,
+            delivered_ordinal=1,
+            delivered_at_us=1,
+            dead_event_id=API_KEY,
+        )
+        await writer.apply(tenant_id, given_up)
     return tenants
 
 
