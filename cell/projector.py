@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from cell.events import IndexEntry, index_entries
 from cell.journal import Record, decode_body
 from cell.ledger.model import TenantId
+from cell.postgres import connection_string, one_line
 from cell.rows import read_as_model
 from cell.state import GenerationCache
+from cell.waiting import wait_until_set
 
 INTERVAL_S: Final = 0.1
 """Records are gathered so long: a hundred batches of the sequencer then share one write."""
@@ -44,7 +45,6 @@ BEHIND_MAX: Final = 10_000
 """Tenants found behind at the start; more are found when they are written to or asked for."""
 
 RETRY_PAUSE_S: Final = 0.5
-CONNECT_TIMEOUT_S: Final = 3
 STATEMENT_TIMEOUT_MS: Final = 20_000
 
 log = logging.getLogger("cell.projector")
@@ -72,12 +72,12 @@ class Projector:
     """Keeps the index of events; `run` in a task of its own."""
 
     def __init__(self, writer_dsn: str, on_projected: Projected = lambda _: None) -> None:
-        self._dsn = make_conninfo(
+        self._dsn = connection_string(
             writer_dsn,
-            application_name="cloister-projector",
-            connect_timeout=CONNECT_TIMEOUT_S,
+            "projector",
+            statement_timeout=STATEMENT_TIMEOUT_MS,
             # A commit that a crash takes back is projected again: nobody waits for the disk.
-            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c synchronous_commit=off",
+            synchronous_commit="off",
         )
         self._on_projected = on_projected
         self._fed: deque[FedSegment] = deque()
@@ -121,7 +121,7 @@ class Projector:
                 ) as connection:
                     await self._follow(connection)
             except psycopg.Error as error:
-                log.warning("projecting fails", extra={"error": " ".join(str(error).split())})
+                log.warning("projecting fails", extra={"error": one_line(error)})
             except Exception:
                 log.exception("projecting fails")
             # What the database took back, if it crashed, is not known: ask it again.
@@ -141,9 +141,7 @@ class Projector:
             if not self._fed and not self._behind:
                 await self._work.wait()
             # A request that waits for its events cuts the pause short.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CATCH_UP_PAUSE_S if self._behind else INTERVAL_S):
-                    await self._haste.wait()
+            await wait_until_set(self._haste, CATCH_UP_PAUSE_S if self._behind else INTERVAL_S)
 
     async def _take_turn(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Project what was fed, then one step of one tenant that is behind."""

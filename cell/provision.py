@@ -9,15 +9,14 @@ from typing import Any, Final, LiteralString
 
 import msgspec
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from cell.errors import Unavailable
 from cell.ledger.model import TenantId
+from cell.postgres import connection_string
 from cell.rows import read_as_model
 
 CONNECTIONS_MAX: Final = 2
-CONNECT_S_MAX: Final = 3
 REQUEST_S_MAX: Final = 4.0
 STATEMENT_MS_MAX: Final = 3000
 CLOSE_S_MAX: Final = 2.0
@@ -44,12 +43,7 @@ class Provision:
     """Tenant heads. Raises Unavailable where the database does not answer in time."""
 
     def __init__(self, writer_dsn: str) -> None:
-        dsn = make_conninfo(
-            writer_dsn,
-            application_name="cloister-provision",
-            connect_timeout=CONNECT_S_MAX,
-            options=f"-c statement_timeout={STATEMENT_MS_MAX}",
-        )
+        dsn = connection_string(writer_dsn, "provision", statement_timeout=STATEMENT_MS_MAX)
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
             dsn,
             kwargs={"autocommit": True},

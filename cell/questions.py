@@ -5,7 +5,7 @@ answered. Nothing is in flight while it is, so that the answer is of the state t
 """
 
 from functools import singledispatch
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 
@@ -40,8 +40,7 @@ async def _open_entries(
     question: OpenEntries, connection: Connection, tenant_id: TenantId
 ) -> tuple[SettlementEntry, ...]:
     parameters = (tenant_id, question.ledger_account_id, question.entries_max)
-    cursor = await connection.execute(OPEN, parameters, prepare=True)
-    return tuple([row_from(SettlementEntry, row) for row in await cursor.fetchall()])
+    return await _read(OPEN, parameters, connection)
 
 
 HELD: Final = f"""
@@ -55,7 +54,13 @@ async def _held_entries(
     question: HeldEntries, connection: Connection, tenant_id: TenantId
 ) -> tuple[SettlementEntry, ...]:
     parameters = (tenant_id, question.settlement_id, question.entries_max)
-    cursor = await connection.execute(HELD, parameters, prepare=True)
+    return await _read(HELD, parameters, connection)
+
+
+async def _read(
+    statement: LiteralString, parameters: tuple[object, ...], connection: Connection
+) -> tuple[SettlementEntry, ...]:
+    cursor = await connection.execute(statement, parameters, prepare=True)
     return tuple([row_from(SettlementEntry, row) for row in await cursor.fetchall()])
 
 

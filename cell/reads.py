@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg.errors import QueryCanceled
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from cell.errors import Unavailable
 from cell.journal import Record, read_record
 from cell.ledger.model import TenantId
+from cell.postgres import connection_string, one_line
 from cell.rows import read_as_model
 
 POOL_WAIT_S_MAX: Final = 2.0
@@ -32,7 +32,6 @@ READ_S_MAX: Final = 12.0
 """A read that Postgres has not answered after that time is given up; above the statement's own."""
 
 STATEMENT_MS_MAX: Final = 10_000
-CONNECT_S_MAX: Final = 3
 RECONNECT_S_MAX: Final = 5.0
 CLOSE_S_MAX: Final = 5.0
 ATTEMPTS_MAX: Final = 3
@@ -55,9 +54,7 @@ class Reader:
 
     def __init__(self, reader_dsn: str, *, pool_min: int, pool_max: int) -> None:
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            make_conninfo(
-                reader_dsn, application_name="cloister-reader", connect_timeout=CONNECT_S_MAX
-            ),
+            connection_string(reader_dsn, "reader"),
             min_size=pool_min,
             max_size=pool_max,
             max_waiting=WAITING_MAX,
@@ -119,11 +116,11 @@ class Reader:
                 async with asyncio.timeout(READ_S_MAX), self._pool.connection() as connection:
                     return await work(connection)
             except (TimeoutError, PoolTimeout, TooManyRequests, QueryCanceled) as exc:
-                log.warning("read given up", extra={"error": _one_line(exc)})
+                log.warning("read given up", extra={"error": one_line(exc)})
                 raise Unavailable("the read took too long; try again shortly") from exc
             except psycopg.OperationalError as exc:
                 if attempt == ATTEMPTS_MAX:
-                    log.warning("reads fail", extra={"error": _one_line(exc)})
+                    log.warning("reads fail", extra={"error": one_line(exc)})
                     raise Unavailable("the database cannot be read now") from exc
                 # Reads change nothing, so that they may be repeated. The pool has dropped the
                 # connection that broke; the others may have died with the same Postgres.
@@ -141,7 +138,3 @@ async def _configure(connection: Connection) -> None:
     connection.prepare_threshold = None
     await connection.set_autocommit(True)
     read_as_model(connection)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

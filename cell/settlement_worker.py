@@ -7,19 +7,19 @@ has moved to.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import Any, Final
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from cell.errors import ApiError
 from cell.ledger.commands import ContinueLedgerAccountSettlement
 from cell.ledger.model import TenantId
+from cell.postgres import connection_string, one_line
 from cell.rows import read_as_model
 from cell.sequencer import Sequencer
+from cell.waiting import wait_until_set
 
 ENTRIES_PER_STEP: Final = 5000
 """Entries that one command looks at; it keeps all others of the cell waiting meanwhile."""
@@ -28,7 +28,6 @@ SETTLEMENTS_PER_LOOK: Final = 100
 LOOK_INTERVAL_S: Final = 5.0
 """Between two looks when nobody wakes it: a tenant may have moved here."""
 
-CONNECT_S_MAX: Final = 3
 STATEMENT_MS_MAX: Final = 5000
 
 _UNFINISHED: Final = """
@@ -44,12 +43,7 @@ class SettlementWorker:
     """Runs beside the sequencer for as long as the cell serves."""
 
     def __init__(self, writer_dsn: str, sequencer: Sequencer) -> None:
-        self._dsn = make_conninfo(
-            writer_dsn,
-            application_name="cloister-settlements",
-            connect_timeout=CONNECT_S_MAX,
-            options=f"-c statement_timeout={STATEMENT_MS_MAX}",
-        )
+        self._dsn = connection_string(writer_dsn, "settlements", statement_timeout=STATEMENT_MS_MAX)
         self._sequencer = sequencer
         self._woken = asyncio.Event()
 
@@ -65,13 +59,11 @@ class SettlementWorker:
                 while await self._take_steps():
                     pass
             except psycopg.Error as exc:
-                log.warning("settlements wait", extra={"error": _one_line(exc)})
+                log.warning("settlements wait", extra={"error": one_line(exc)})
             except Exception:
                 # A mistake of ours: settlements stand still, which is no reason for all to.
                 log.exception("settlements fail")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_INTERVAL_S):
-                    await self._woken.wait()
+            await wait_until_set(self._woken, LOOK_INTERVAL_S)
 
     async def _take_steps(self) -> bool:
         """One step of each that is unfinished, oldest first; False when none could be taken."""
@@ -83,7 +75,7 @@ class SettlementWorker:
                 await self._sequencer.submit(tenant_id, command)
                 steps += 1
             except ApiError as exc:
-                fields = {"tenant": tenant_id, "settlement": id, "error": _one_line(exc)}
+                fields = {"tenant": tenant_id, "settlement": id, "error": one_line(exc)}
                 log.warning("settlement waits", extra=fields)
             # As long as a step has kept the others waiting, so long it is theirs.
             await asyncio.sleep(time.monotonic() - started_s)
@@ -96,7 +88,3 @@ class SettlementWorker:
                 _UNFINISHED, (SETTLEMENTS_PER_LOOK,)
             )
             return [(TenantId(row[0]), row[1]) for row in await cursor.fetchall()]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -17,6 +17,11 @@ class SingleWriteProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(cast(Any, HeadKeeper(transport)))
 
+    def on_response_complete(self) -> None:
+        # The answer to HEAD ends with its head.
+        cast(Any, self.transport).flush()
+        super().on_response_complete()
+
 
 class HeadKeeper:
     """The transport, with a `write` that joins an answer's head to its body."""
@@ -35,10 +40,11 @@ class HeadKeeper:
         self._write(data)
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write a head that nothing has followed."""
         if self._head:
             self._write(self._head)
             self._head = b""

@@ -17,11 +17,11 @@ from typing import Any, Final, LiteralString
 
 import msgspec
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from cell.errors import CellError, WriterFenced
 from cell.journal import FORMAT, Segment
 from cell.ledger.model import Row, TenantId
+from cell.postgres import connection_string
 from cell.rows import COPY_OPTIONS, TABLE_OF, as_array, as_csv, read_as_model
 from cell.schema import require_schema
 from cell.tables import ROW_TABLES, Table
@@ -29,7 +29,6 @@ from cell.tables import ROW_TABLES, Table
 COPY_ROWS_MIN: Final = 400
 """From here on COPY beats INSERT … SELECT FROM unnest, which needs no round trip of its own."""
 
-CONNECT_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_MS: Final = 20_000
 """A statement of a batch takes milliseconds; one that hangs must not hold the cell for ever."""
 
@@ -167,14 +166,13 @@ class Store:
     """The writer's two connections; one task uses each at a time."""
 
     def __init__(self, writer_dsn: str) -> None:
-        self._dsn = make_conninfo(
+        self._dsn = connection_string(
             writer_dsn,
-            application_name="cloister-sequencer",
-            connect_timeout=CONNECT_TIMEOUT_S,
-            # READ COMMITTED, whatever is set for the role or the database: a batch that is one
-            # statement begins no database transaction in which to say so.
-            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
-            r" -c default_transaction_isolation=read\ committed",
+            "sequencer",
+            statement_timeout=STATEMENT_TIMEOUT_MS,
+            # Whatever is set for the role or the database: a batch that is one statement begins no
+            # database transaction in which to say so.
+            default_transaction_isolation="read committed",
         )
         self._writer: psycopg.AsyncConnection[Any] | None = None
         self._prefetcher: psycopg.AsyncConnection[Any] | None = None

@@ -15,16 +15,17 @@ from collections.abc import Iterable
 from typing import Final
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 from cell.errors import ApiError, NotApplied, NotFound, Unavailable
 from cell.event_reading import FoundEvent, Wanted, find_events
 from cell.events import EventPlace
 from cell.ledger.commands import RecordWebhookDelivery
 from cell.ledger.model import TenantId, WebhookEndpoint
+from cell.postgres import connection_string, one_line
 from cell.reads import Reader
 from cell.rows import TABLE_OF, read_as_model, row_from
 from cell.sequencer import Sequencer
+from cell.waiting import wait_until_set
 from cell.webhook_sending import WebhookSender
 from cell.wire import Verdict
 
@@ -44,7 +45,6 @@ FAILING_US_MAX: Final = 24 * 3600 * 1_000_000
 
 RECONCILE_S: Final = 30.0
 RETRY_S: Final = 1.0
-CONNECT_TIMEOUT_S: Final = 3
 
 log = logging.getLogger("cell.webhooks")
 
@@ -55,9 +55,7 @@ class Deliverer:
     def __init__(
         self, writer_dsn: str, reader: Reader, sequencer: Sequencer, sender: WebhookSender
     ) -> None:
-        self._dsn = make_conninfo(
-            writer_dsn, application_name="cloister-webhooks", connect_timeout=CONNECT_TIMEOUT_S
-        )
+        self._dsn = connection_string(writer_dsn, "webhooks")
         self.reader = reader
         self.sequencer = sequencer
         self.sender = sender
@@ -86,10 +84,10 @@ class Deliverer:
                 try:
                     self._reconcile(await self._endpoints())
                 except psycopg.Error as error:
-                    log.warning("no endpoints", extra={"error": " ".join(str(error).split())})
+                    log.warning("no endpoints", extra={"error": one_line(error)})
                     await asyncio.sleep(RETRY_S)
                     continue
-                await _wait(self._look, RECONCILE_S)
+                await wait_until_set(self._look, RECONCILE_S)
         finally:
             for line in self._lines.values():
                 line.stop()
@@ -199,7 +197,7 @@ class _Line:
                 await self._give_up(found)
                 return
             await self._record()
-            await _wait(self.changed, _pause_s(policy.retry_s, self._attempts))
+            await wait_until_set(self.changed, _pause_s(policy.retry_s, self._attempts))
 
     def _advance(self, found: FoundEvent) -> None:
         self._place, self._at_us = found.place, found.record.at_us
@@ -258,12 +256,3 @@ def _pause_s(first_s: float, attempts: int) -> float:
     """Doubling, with jitter: endpoints that failed together do not come back together."""
     pause_s = min(first_s * 2.0 ** min(attempts - 1, 30), PAUSE_S_MAX)
     return pause_s * random.uniform(0.5, 1.0)
-
-
-async def _wait(event: asyncio.Event, wait_s: float) -> None:
-    """Until the event is set or the time is over."""
-    try:
-        async with asyncio.timeout(wait_s):
-            await event.wait()
-    except TimeoutError:
-        return

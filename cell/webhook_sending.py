@@ -22,6 +22,7 @@ import httpx
 from cell.errors import Unprocessable
 from cell.event_reading import FoundEvent
 from cell.ledger.model import TenantId
+from cell.postgres import one_line
 
 SEND_S_MAX: Final = 5.0
 """From the look-up of the name to the head of the answer."""
@@ -140,7 +141,7 @@ class WebhookSender:
         except TimeoutError:
             return f"no answer within {SEND_S_MAX:g} s"
         except (httpx.HTTPError, httpx.InvalidURL, Unprocessable, TargetRefused, OSError) as exc:
-            return f"{type(exc).__name__}: {' '.join(str(exc).split())}"[:200]
+            return one_line(exc)[:200]
         return None if 200 <= status < 300 else f"answered {status}"
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:

@@ -10,11 +10,16 @@ from functools import partial
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from cell.schema import ROLES, create_roles_and_database, migrate
 from control_plane.topology import PostgresSpec
 from infra.local.binaries import find_binaries
 from infra.local.postgres import Postgres
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("cloister", deadline=None, print_blob=True)
+settings.load_profile("cloister")
 
 TEMPLATE = "cell_template"
 

@@ -20,6 +20,10 @@ class Direction(StrEnum):
     CREDIT = "credit"
     DEBIT = "debit"
 
+    @property
+    def opposite(self) -> "Direction":
+        return Direction.DEBIT if self is Direction.CREDIT else Direction.CREDIT
+
 
 class Status(StrEnum):
     """Status of a ledger transaction; posted and archived are terminal."""

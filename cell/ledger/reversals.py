@@ -8,7 +8,6 @@ still names its original, which does not name it and may be reversed again.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -16,7 +15,6 @@ from cell.errors import NotFound, Unprocessable
 from cell.ledger.commands import CreateLedgerTransaction, EntryDraft, ReverseLedgerTransaction
 from cell.ledger.entry_writing import own_date
 from cell.ledger.model import (
-    Direction,
     Effects,
     LedgerEntry,
     LedgerTransaction,
@@ -27,8 +25,6 @@ from cell.ledger.model import (
 from cell.ledger.needs import Needs, note_needs
 from cell.ledger.rules import State, apply
 from cell.ledger.transaction_versions import next_version
-
-_OPPOSITE: Final = {Direction.DEBIT: Direction.CREDIT, Direction.CREDIT: Direction.DEBIT}
 
 
 @note_needs.register
@@ -94,7 +90,7 @@ def _opposite(
     dated_anew = command.effective_at_us is not None
     return EntryDraft(
         ledger_account_id=entry.ledger_account_id,
-        direction=_OPPOSITE[entry.direction],
+        direction=entry.direction.opposite,
         amount=entry.amount,
         effective_at_us=None if dated_anew else own_date(entry, original),
     )

@@ -23,7 +23,7 @@ from cell.ledger.model import (
 )
 from cell.ledger.needs import Needs, note_needs
 from cell.ledger.rules import State, apply
-from cell.ledger.settlement_gathering import add, subtract
+from cell.ledger.settlement_gathering import add, hold, open_row_of, subtract
 from cell.ledger.settlements import require_settlement, written_at
 
 _AT: Final = "ledger_entry_ids"
@@ -49,10 +49,10 @@ def _change(command: ChangeSettlementEntries, state: State, stamp: Stamp) -> Eff
     for id in command.added:
         row = state.row(SettlementEntry, id)
         if row is None:
-            inserted[id] = _row_of(_addable(id, settlement, state), settlement, stamp)
+            inserted[id] = hold(open_row_of(_addable(id, settlement, state)), settlement, stamp)
         elif row.settlement_id is None:
             _addable(id, settlement, state)
-            updated[id] = replace(row, settlement_id=settlement.id, seq=stamp.seq)
+            updated[id] = hold(row, settlement, stamp)
         elif row.settlement_id != settlement.id:
             raise Unprocessable(f"ledger entry {id} is in another settlement", _AT)
     added = (*inserted.values(), *updated.values())
@@ -79,20 +79,3 @@ def _addable(id: str, settlement: LedgerAccountSettlement, state: State) -> Ledg
     if entry.status is not Status.POSTED or entry.discarded_at_us is not None:
         raise Unprocessable(f"ledger entry {id} is not posted", _AT)
     return entry
-
-
-def _row_of(
-    entry: LedgerEntry, settlement: LedgerAccountSettlement, stamp: Stamp
-) -> SettlementEntry:
-    return SettlementEntry(
-        tenant_id=entry.tenant_id,
-        id=entry.id,
-        ledger_account_id=entry.ledger_account_id,
-        ledger_transaction_id=entry.ledger_transaction_id,
-        settlement_id=settlement.id,
-        direction=entry.direction,
-        amount=entry.amount,
-        effective_at_us=entry.effective_at_us,
-        is_own=False,
-        seq=stamp.seq,
-    )

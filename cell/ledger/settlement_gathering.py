@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from cell.ledger.model import (
     Direction,
     LedgerAccountSettlement,
+    LedgerEntry,
     Row,
     SettledAccount,
     SettlementEntry,
@@ -116,9 +117,9 @@ def gather(
     open_question, new_question = questions
     opened: tuple[SettlementEntry, ...] = state.answer(open_question)
     examination: Examination = state.answer(new_question)
-    taken = tuple(_held(row, settlement, stamp) for row in opened if row.effective_at_us < bound_us)
+    taken = tuple(hold(row, settlement, stamp) for row in opened if row.effective_at_us < bound_us)
     new = tuple(
-        _held(row, settlement, stamp)
+        hold(row, settlement, stamp)
         if row.effective_at_us < bound_us
         else replace(row, seq=stamp.seq)
         for row in examination.found
@@ -139,7 +140,23 @@ def gather(
     )
 
 
-def _held(
+def open_row_of(entry: LedgerEntry) -> SettlementEntry:
+    """As it is looked at first; `hold` puts it into a settlement."""
+    return SettlementEntry(
+        tenant_id=entry.tenant_id,
+        id=entry.id,
+        ledger_account_id=entry.ledger_account_id,
+        ledger_transaction_id=entry.ledger_transaction_id,
+        settlement_id=None,
+        direction=entry.direction,
+        amount=entry.amount,
+        effective_at_us=entry.effective_at_us,
+        is_own=False,
+        seq=entry.seq,
+    )
+
+
+def hold(
     row: SettlementEntry, settlement: LedgerAccountSettlement, stamp: Stamp
 ) -> SettlementEntry:
     return replace(row, settlement_id=settlement.id, seq=stamp.seq)

@@ -50,17 +50,15 @@ from cell.ledger.settlement_gathering import (
     Step,
     first_questions,
     gather,
+    hold,
     next_questions,
+    open_row_of,
     release,
 )
 from cell.ledger.settlement_transactions import settlement_transaction_id
 from cell.ledger.transactions import update_transaction
 
 _AMOUNT_END: Final = 10**36
-_OPPOSITE: Final = {
-    Direction.CREDIT: Direction.DEBIT,
-    Direction.DEBIT: Direction.CREDIT,
-}
 
 
 @note_needs.register
@@ -224,7 +222,7 @@ def _conclude(
         settlement,
         status=status,
         amount=abs(net),
-        settlement_entry_direction=_OPPOSITE[normal] if net >= 0 else normal,
+        settlement_entry_direction=normal.opposite if net >= 0 else normal,
         updated_at_us=stamp.at_us,
         seq=stamp.seq,
     )
@@ -252,7 +250,7 @@ def _write_transaction(
         ),
         EntryDraft(
             ledger_account_id=settlement.contra_ledger_account_id,
-            direction=_OPPOSITE[direction],
+            direction=direction.opposite,
             amount=amount,
         ),
     )
@@ -280,18 +278,7 @@ def _own_entry(
         if isinstance(row, LedgerEntry)
         and row.ledger_account_id == settlement.settled_ledger_account_id
     )
-    return SettlementEntry(
-        tenant_id=settlement.tenant_id,
-        id=entry.id,
-        ledger_account_id=entry.ledger_account_id,
-        ledger_transaction_id=entry.ledger_transaction_id,
-        settlement_id=settlement.id,
-        direction=entry.direction,
-        amount=entry.amount,
-        effective_at_us=entry.effective_at_us,
-        is_own=True,
-        seq=stamp.seq,
-    )
+    return replace(hold(open_row_of(entry), settlement, stamp), is_own=True)
 
 
 @apply.register

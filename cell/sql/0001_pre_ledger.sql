@@ -216,14 +216,13 @@ GRANT UPDATE ON api_keys, ledgers, ledger_accounts, ledger_account_balances, led
     ledger_entries, tenant_heads, cell_head TO cloister_writer;
 GRANT DELETE ON idempotency_keys TO cloister_writer;
 
-DO $$
+-- Each migration says this of the tenant tables that it makes.
+CREATE FUNCTION show_readers_own_rows(VARIADIC tenant_tables text[]) RETURNS void
+LANGUAGE plpgsql AS $$
 DECLARE
     tenant_table text;
 BEGIN
-    FOREACH tenant_table IN ARRAY ARRAY[
-        'tenant_heads', 'api_keys', 'ledgers', 'ledger_accounts', 'ledger_account_balances',
-        'ledger_transactions', 'ledger_entries', 'idempotency_keys', 'journal'
-    ] LOOP
+    FOREACH tenant_table IN ARRAY tenant_tables LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', tenant_table);
         EXECUTE format(
             'CREATE POLICY own_rows ON %I TO cloister_reader USING '
@@ -232,3 +231,5 @@ BEGIN
         );
     END LOOP;
 END $$;
+SELECT show_readers_own_rows('tenant_heads', 'api_keys', 'ledgers', 'ledger_accounts',
+    'ledger_account_balances', 'ledger_transactions', 'ledger_entries', 'idempotency_keys', 'journal');

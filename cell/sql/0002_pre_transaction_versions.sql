@@ -36,6 +36,4 @@ CREATE INDEX ledger_transactions_partially_posts
 GRANT SELECT ON ledger_transaction_versions
     TO cloister_writer, cloister_reader, cloister_auditor;
 GRANT INSERT ON ledger_transaction_versions TO cloister_writer;
-ALTER TABLE ledger_transaction_versions ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_rows ON ledger_transaction_versions TO cloister_reader USING
-    (tenant_id = nullif(current_setting('cloister.tenant_id', true), '')::uuid);
+SELECT show_readers_own_rows('ledger_transaction_versions');

@@ -38,7 +38,7 @@ class Access:
             organization_id=self.organization_id,
             base_url=self.base_url,
             _strict_response_validation=strict,
-            http_client=httpx.Client(trust_env=False, timeout=DEADLINE_S),
+            http_client=httpx.Client(trust_env=False, verify=False, timeout=DEADLINE_S),
             **{"api_key": self.api_key, **options},
         )
 
@@ -48,6 +48,7 @@ class Access:
             base_url=self.base_url,
             auth=(self.organization_id, self.api_key),
             trust_env=False,
+            verify=False,
             timeout=DEADLINE_S,
             **options,
         )
@@ -81,6 +82,7 @@ class CellProcess:
             base_url=f"http://127.0.0.1:{self.operator_port}",
             headers={"authorization": f"Bearer {token}"},
             trust_env=False,
+            verify=False,
             timeout=DEADLINE_S,
         )
 

@@ -19,6 +19,7 @@ from cell.ledger.settlement_gathering import (
     HeldEntries,
     OpenEntries,
     UnexaminedEntries,
+    open_row_of,
 )
 from cell.state import WorkingSet
 
@@ -112,18 +113,7 @@ def _unexamined_entries(
         key=lambda entry: (entry.lock_version, entry.id),
     )[: question.entries_max]
     found = tuple(
-        SettlementEntry(
-            tenant_id=tenant_id,
-            id=entry.id,
-            ledger_account_id=entry.ledger_account_id,
-            ledger_transaction_id=entry.ledger_transaction_id,
-            settlement_id=None,
-            direction=entry.direction,
-            amount=entry.amount,
-            effective_at_us=entry.effective_at_us,
-            is_own=False,
-            seq=0,
-        )
+        open_row_of(entry)
         for entry in entries
         if entry.status is Status.POSTED and entry.discarded_at_us is None and entry.id not in known
     )

@@ -263,6 +263,19 @@ COMMANDS: tuple[commands.Command, ...] = (
     ),
     commands.UpdateLedgerTransaction(id=uuid(4)),
     commands.UpdateLedgerEntry(id=uuid(6), metadata={"k": "v"}),
+    commands.PartiallyPostLedgerTransaction(
+        id=uuid(4), entries=DRAFTS, description="d", effective_at_us=6, metadata={"k": "v"}
+    ),
+    commands.ReverseLedgerTransaction(
+        id=uuid(4),
+        status=Status.PENDING,
+        description="d",
+        effective_at_us=6,
+        external_id="e",
+        ledgerable_type="return",
+        ledgerable_id="l",
+        metadata={"k": "v"},
+    ),
     commands.CreateBalanceMonitor(
         ledger_account_id=uuid(3),
         field=MonitoredField.LOCK_VERSION,

@@ -238,10 +238,8 @@ def test_a_cell_beside_a_naive_ledger(served_cell: CellProcess) -> None:
         settings=settings(
             max_examples=4,
             stateful_step_count=12,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             # Shrinking what failed takes minutes: add Phase.shrink to look into it.
             phases=[Phase.explicit, Phase.reuse, Phase.generate],
-            print_blob=True,
         ),
     )

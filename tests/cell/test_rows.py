@@ -193,13 +193,11 @@ ROWS = {
 }
 property_settings = settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
         HealthCheck.too_slow,
         HealthCheck.data_too_large,
     ],
-    print_blob=True,
 )
 
 

@@ -142,11 +142,9 @@ class Rules(RuleBasedStateMachine):
 Rules.TestCase.settings = settings(
     max_examples=100,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     # Shrinking what failed takes minutes: add Phase.shrink to look into it.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    print_blob=True,
 )
 TestRules = Rules.TestCase
 

@@ -401,10 +401,8 @@ STEPS = ("post", "post", "post", "post_pending", "gather", "gather", "end", "dra
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    print_blob=True,
 )
 @given(
     st.lists(

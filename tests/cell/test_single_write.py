@@ -7,6 +7,7 @@ import pytest
 from cell.single_write import HeadKeeper
 
 HEAD = b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n"
+FLUSH = object()
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -35,6 +36,8 @@ class Socket:
         ([HEAD, HEAD, b"x"], [HEAD + HEAD, b"x"]),
         ([b"{}\r\n\r\n"], [b"{}\r\n\r\n"]),
         ([HEAD, None], [HEAD, b"closed"]),
+        ([HEAD, FLUSH, HEAD, b"{}"], [HEAD, HEAD + b"{}"]),
+        ([FLUSH, HEAD, b"{}", FLUSH], [HEAD + b"{}"]),
         ([None], [b"closed"]),
     ],
 )
@@ -44,6 +47,8 @@ def test_what_reaches_the_socket(written: list[Any], seen: list[bytes]) -> None:
     for data in written:
         if data is None:
             keeper.close()
+        elif data is FLUSH:
+            keeper.flush()
         else:
             keeper.write(data)
     assert socket.seen == seen

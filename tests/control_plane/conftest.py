@@ -354,7 +354,7 @@ class RunningControlPlane:
     def health(self) -> tuple[int, str]:
         """Status and reason of /healthz; 0 while nobody listens."""
         try:
-            response = httpx.get(f"{self.url}/healthz", trust_env=False)
+            response = httpx.get(f"{self.url}/healthz", trust_env=False, verify=False)
         except httpx.TransportError as exc:
             return 0, str(exc)
         return response.status_code, response.json().get("reason", "")

@@ -49,7 +49,7 @@ def real_cell(postgres: Any, cell_dsn: str) -> Iterator[dict[str, str]]:
     def is_healthy() -> bool:
         url = f"http://{environment['CLOISTER_CELL_OPERATOR_LISTEN']}/healthz"
         try:
-            return httpx.get(url, trust_env=False).status_code == 200
+            return httpx.get(url, trust_env=False, verify=False).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -90,6 +90,7 @@ def test_a_tenant_works_at_its_cell_until_its_key_is_revoked(
             headers=OPERATOR,
             json=body or None,
             trust_env=False,
+            verify=False,
             timeout=60,
         )
         assert response.status_code < 300, response.text
@@ -100,7 +101,9 @@ def test_a_tenant_works_at_its_cell_until_its_key_is_revoked(
 
     def status_with(api_key: str) -> int:
         url = f"http://{real_cell['CLOISTER_CELL_LISTEN']}/api/ledgers"
-        return httpx.get(url, auth=(tenant, api_key), trust_env=False, timeout=60).status_code
+        return httpx.get(
+            url, auth=(tenant, api_key), trust_env=False, verify=False, timeout=60
+        ).status_code
 
     assert status_with(created["api_key"]) == 200
     further = control("POST", "/v1/tenants/acme/keys")
@@ -114,6 +117,7 @@ def test_a_tenant_works_at_its_cell_until_its_key_is_revoked(
         json={"name": "Bank"},
         auth=(tenant, created["api_key"]),
         trust_env=False,
+        verify=False,
         timeout=60,
     )
     assert ledger.status_code in (200, 201)

@@ -34,6 +34,7 @@ def test_it_migrates_tunes_serves_and_keeps_what_it_was_told(
         json={"slug": "acme", "cell": "cell-a"},
         headers=OPERATOR,
         trust_env=False,
+        verify=False,
     )
     assert created.status_code == 201
     # The tenant's index was waiting for its tenant, and its creation wakes the loop.
@@ -48,7 +49,9 @@ def test_it_migrates_tunes_serves_and_keeps_what_it_was_told(
     assert code == -signal.SIGKILL
 
     control_process.start_ready()
-    listed = httpx.get(f"{control_process.url}/v1/tenants", headers=OPERATOR, trust_env=False)
+    listed = httpx.get(
+        f"{control_process.url}/v1/tenants", headers=OPERATOR, trust_env=False, verify=False
+    )
     assert [tenant["tenant"] for tenant in listed.json()] == ["acme"]
     code, log = control_process.end()
     assert code == 0

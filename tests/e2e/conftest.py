@@ -117,7 +117,7 @@ class Tenant:
             organization_id=self.organization_id,
             api_key=self.api_key,
             base_url=self.platform.ready["router"],
-            http_client=httpx.Client(trust_env=False, timeout=60),
+            http_client=httpx.Client(trust_env=False, verify=False, timeout=60),
             _strict_response_validation=True,
         )
 

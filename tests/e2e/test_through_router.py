@@ -36,6 +36,7 @@ def control(platform: Any) -> Iterator[httpx.Client]:
         base_url=platform.ready["control_plane"],
         headers={"authorization": f"Bearer {token.read_text().strip()}"},
         trust_env=False,
+        verify=False,
         timeout=60,
     ) as client:
         yield client

@@ -108,7 +108,9 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 def healthy(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/healthz", timeout=2, trust_env=False).status_code == 200
+        return (
+            httpx.get(f"{url}/healthz", timeout=2, trust_env=False, verify=False).status_code == 200
+        )
     except httpx.HTTPError:
         return False
 
@@ -121,6 +123,7 @@ def ping(ready: dict[str, Any]) -> int:
             auth=(demo["organization_id"], demo["api_key"]),
             timeout=5,
             trust_env=False,
+            verify=False,
         ).status_code
     except httpx.HTTPError:
         return 0
@@ -272,7 +275,7 @@ async def test_a_revoked_or_lost_demo_key_is_replaced(
 ) -> None:
     home, ready = platform
     monkeypatch.setattr("infra.local.demo.REFUSED_S_MAX", 0.2)
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         maker = DemoMaker(
             data=open_data_directory(home.data),
             client=client,

@@ -124,7 +124,7 @@ answers = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.sampled_from([b"GET", b"GET", b"HEAD"]), answers), min_size=2, max_size=6)
 )

@@ -137,7 +137,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(requests, min_size=2, max_size=6))
 def test_requests_read_one_after_another_are_read_as_if_alone(
     idle_router: Router, data: list[bytes]
@@ -157,7 +157,7 @@ def ends_the_connection(read: list[object]) -> bool:
     return any(item == "encourage" or (isinstance(item, tuple) and item[7]) for item in read)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(requests, min_size=1, max_size=4).map(b"".join),
     st.lists(st.integers(min_value=0, max_value=400), max_size=6),
@@ -210,7 +210,7 @@ def test_short_cut_is_taken_where_it_can_be(
     assert (head is not None and reader._read_repeated(head, data(*second))) is is_read
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.from_regex(PLAIN_REQUEST_LINE, fullmatch=True))
 def test_plain_request_lines_are_lines_the_parser_accepts(idle_router: Router, line: bytes) -> None:
     recorder = Recorder(idle_router)

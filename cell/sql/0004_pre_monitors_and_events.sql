@@ -29,9 +29,7 @@ CREATE INDEX ledger_account_balance_monitors_account
 GRANT SELECT ON ledger_account_balance_monitors
     TO cloister_writer, cloister_reader, cloister_auditor;
 GRANT INSERT, UPDATE ON ledger_account_balance_monitors TO cloister_writer;
-ALTER TABLE ledger_account_balance_monitors ENABLE ROW LEVEL SECURITY;
-CREATE POLICY own_rows ON ledger_account_balance_monitors TO cloister_reader USING
-    (tenant_id = nullif(current_setting('cloister.tenant_id', true), '')::uuid);
+SELECT show_readers_own_rows('ledger_account_balance_monitors');
 
 -- Where a tenant's events are, worked out from its journal: rows say which segments to read. A topic
 -- is an entity's id, or a kind of event in the form of one. A row says nothing that the journal does
@@ -57,19 +55,7 @@ GRANT SELECT ON tenant_heads, journal TO cloister_projector;
 GRANT SELECT ON event_index, event_watermarks
     TO cloister_projector, cloister_writer, cloister_reader, cloister_auditor;
 GRANT INSERT, UPDATE ON event_index, event_watermarks TO cloister_projector;
-DO $$
-DECLARE
-    tenant_table text;
-BEGIN
-    FOREACH tenant_table IN ARRAY ARRAY['event_index', 'event_watermarks'] LOOP
-        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', tenant_table);
-        EXECUTE format(
-            'CREATE POLICY own_rows ON %I TO cloister_reader USING '
-            '(tenant_id = nullif(current_setting(''cloister.tenant_id'', true), '''')::uuid)',
-            tenant_table
-        );
-    END LOOP;
-END $$;
+SELECT show_readers_own_rows('event_index', 'event_watermarks');
 
 -- Where a tenant's events are sent. The key they are signed with is worked out from the platform's
 -- secret and the endpoint's id: it is stored nowhere.
@@ -110,16 +96,4 @@ GRANT SELECT ON webhook_endpoints, webhook_dead_letters
     TO cloister_writer, cloister_reader, cloister_auditor;
 GRANT SELECT ON webhook_endpoints TO cloister_projector;
 GRANT INSERT, UPDATE ON webhook_endpoints, webhook_dead_letters TO cloister_writer;
-DO $$
-DECLARE
-    tenant_table text;
-BEGIN
-    FOREACH tenant_table IN ARRAY ARRAY['webhook_endpoints', 'webhook_dead_letters'] LOOP
-        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', tenant_table);
-        EXECUTE format(
-            'CREATE POLICY own_rows ON %I TO cloister_reader USING '
-            '(tenant_id = nullif(current_setting(''cloister.tenant_id'', true), '''')::uuid)',
-            tenant_table
-        );
-    END LOOP;
-END $$;
+SELECT show_readers_own_rows('webhook_endpoints', 'webhook_dead_letters');

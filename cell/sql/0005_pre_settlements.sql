@@ -81,18 +81,4 @@ GRANT SELECT ON ledger_account_settlements, settlement_entries, settled_accounts
 GRANT INSERT, UPDATE ON ledger_account_settlements, settlement_entries, settled_accounts
     TO cloister_writer;
 
-DO $$
-DECLARE
-    tenant_table text;
-BEGIN
-    FOREACH tenant_table IN ARRAY ARRAY[
-        'ledger_account_settlements', 'settlement_entries', 'settled_accounts'
-    ] LOOP
-        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', tenant_table);
-        EXECUTE format(
-            'CREATE POLICY own_rows ON %I TO cloister_reader USING '
-            '(tenant_id = nullif(current_setting(''cloister.tenant_id'', true), '''')::uuid)',
-            tenant_table
-        );
-    END LOOP;
-END $$;
+SELECT show_readers_own_rows('ledger_account_settlements', 'settlement_entries', 'settled_accounts');
