@@ -3,8 +3,14 @@
 import msgspec
 
 from cell.ledger import balances
-from cell.ledger.balances import Balance
-from cell.ledger.model import AccountBalances, Direction, LedgerAccount, LedgerEntry
+from cell.ledger.balances import Accumulators, Balance, Sums
+from cell.ledger.model import (
+    AccountBalances,
+    Direction,
+    LedgerAccount,
+    LedgerAccountCategory,
+    LedgerEntry,
+)
 
 
 class LedgerBalance(msgspec.Struct, frozen=True, gc=False):
@@ -19,7 +25,9 @@ class LedgerBalance(msgspec.Struct, frozen=True, gc=False):
 
 
 class LedgerBalances(msgspec.Struct, frozen=True, gc=False):
-    """Of an entry: the account's after its transaction; of a monitor: the account's as they are."""
+    """Of an entry: the account's after its transaction; of a monitor: the account's as they are;
+    of a category: the sums of its accounts.
+    """
 
     pending_balance: LedgerBalance
     posted_balance: LedgerBalance
@@ -42,22 +50,18 @@ def show_account_balances(account: LedgerAccount, of: AccountBalances) -> Ledger
     )
 
 
-def show_balances(account: LedgerAccount, of: AccountBalances) -> LedgerBalances:
+def show_balances(whose: LedgerAccount | LedgerAccountCategory, of: Sums) -> LedgerBalances:
     return LedgerBalances(
-        *_three(of, account.normal_balance, account.currency, account.currency_exponent)
+        *_three(of, whose.normal_balance, whose.currency, whose.currency_exponent)
     )
 
 
 def show_resulting_balances(entry: LedgerEntry) -> LedgerBalances:
-    of = AccountBalances(
-        tenant_id=entry.tenant_id,
-        ledger_account_id=entry.ledger_account_id,
+    of = Accumulators(
         pending_debits=entry.resulting_pending_debits,
         pending_credits=entry.resulting_pending_credits,
         posted_debits=entry.resulting_posted_debits,
         posted_credits=entry.resulting_posted_credits,
-        lock_version=entry.lock_version,
-        seq=entry.seq,
     )
     return LedgerBalances(
         *_three(of, entry.normal_balance, entry.currency, entry.currency_exponent)
@@ -65,7 +69,7 @@ def show_resulting_balances(entry: LedgerEntry) -> LedgerBalances:
 
 
 def _three(
-    of: AccountBalances, normal: Direction, currency: str, exponent: int
+    of: Sums, normal: Direction, currency: str, exponent: int
 ) -> tuple[LedgerBalance, LedgerBalance, LedgerBalance]:
     return (
         _show(balances.pending(of, normal), currency, exponent),

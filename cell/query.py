@@ -18,7 +18,6 @@ NOT_SUPPORTED: Final = frozenset(
     {
         "balances",
         "as_of_lock_version",
-        "ledger_account_category_id",
         "ledger_account_statement_id",
     }
 )

@@ -11,6 +11,7 @@ from cell.ledger.commands import Command
 from cell.resources import (
     events,
     ledger_account_balance_monitors,
+    ledger_account_categories,
     ledger_account_settlements,
     ledger_accounts,
     ledger_entries,
@@ -25,6 +26,7 @@ _RESOURCES: Final = (
     *ping.ROUTES,
     *ledgers.ROUTES,
     *ledger_accounts.ROUTES,
+    *ledger_account_categories.ROUTES,
     *ledger_transactions.ROUTES,
     *ledger_transaction_versions.ROUTES,
     *ledger_entries.ROUTES,
@@ -37,6 +39,7 @@ ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledgers.FIRST_ANSWERS,
     **ledger_accounts.FIRST_ANSWERS,
+    **ledger_account_categories.FIRST_ANSWERS,
     **ledger_transactions.FIRST_ANSWERS,
     **ledger_account_balance_monitors.FIRST_ANSWERS,
     **ledger_account_settlements.FIRST_ANSWERS,

@@ -14,8 +14,11 @@ from cell.ledger.model import (
     AccountBalances,
     ApiKey,
     BalanceMonitor,
+    CategoryMember,
+    CategoryNesting,
     Ledger,
     LedgerAccount,
+    LedgerAccountCategory,
     LedgerAccountSettlement,
     LedgerEntry,
     LedgerTransaction,
@@ -113,6 +116,14 @@ ROW_TABLES: Final = (
             "archived_reason",
         ),
     ),
+    Table(
+        "ledger_account_categories",
+        LedgerAccountCategory,
+        "id",
+        free_text=("name", "description", "currency", "external_id"),
+    ),
+    Table("category_members", CategoryMember, "id"),
+    Table("category_nestings", CategoryNesting, "id"),
 )
 """Tables whose rows the rules return."""
 

@@ -52,6 +52,15 @@ def parse_uuid(text: str, parameter: str) -> str:
     return found
 
 
+def parse_category_ids(texts: list[str] | None, ids_max: int) -> tuple[str, ...]:
+    """The categories something new is put into, each once."""
+    parameter = "ledger_account_category_ids"
+    ids = tuple(dict.fromkeys(parse_uuid(text, parameter) for text in texts or ()))
+    if len(ids) > ids_max:
+        raise Unprocessable(f"{parameter}: {len(ids)} ids, at most {ids_max}", parameter)
+    return ids
+
+
 def require_clean_external_id(external_id: str | UnsetType | None) -> None:
     """External ids go into paths, logs and spreadsheets: control characters are refused."""
     if isinstance(external_id, str) and _CONTROL.search(external_id):

@@ -62,6 +62,8 @@ class CreateLedgerAccount(_Command, frozen=True, tag="create_ledger_account"):
     ledgerable_type: str | None = None
     ledgerable_id: str | None = None
     metadata: dict[str, str] = {}
+    category_ids: tuple[str, ...] = ()
+    """Categories it becomes a member of."""
 
 
 class UpdateLedgerAccount(_Command, frozen=True, tag="update_ledger_account"):
@@ -74,6 +76,57 @@ class UpdateLedgerAccount(_Command, frozen=True, tag="update_ledger_account"):
 
 class DeleteLedgerAccount(_Command, frozen=True, tag="delete_ledger_account"):
     id: str
+
+
+class CreateLedgerAccountCategory(_Command, frozen=True, tag="create_ledger_account_category"):
+    ledger_id: str
+    name: str
+    normal_balance: Direction
+    currency: str
+    currency_exponent: int
+    description: str | None = None
+    external_id: str | None = None
+    metadata: dict[str, str] = {}
+    category_ids: tuple[str, ...] = ()
+    """Categories it is nested under."""
+
+
+class UpdateLedgerAccountCategory(_Command, frozen=True, tag="update_ledger_account_category"):
+    id: str
+    name: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    external_id: str | UnsetType | None = UNSET
+    metadata: dict[str, str | None] = {}
+
+
+class DeleteLedgerAccountCategory(_Command, frozen=True, tag="delete_ledger_account_category"):
+    id: str
+
+
+class AddLedgerAccountToCategory(_Command, frozen=True, tag="add_ledger_account_to_category"):
+    category_id: str
+    ledger_account_id: str
+
+
+class RemoveLedgerAccountFromCategory(
+    _Command, frozen=True, tag="remove_ledger_account_from_category"
+):
+    category_id: str
+    ledger_account_id: str
+
+
+class NestLedgerAccountCategory(_Command, frozen=True, tag="nest_ledger_account_category"):
+    category_id: str
+    sub_category_id: str
+
+    def is_exclusive(self) -> bool:
+        """How many levels there are below the sub-category is asked of the database."""
+        return True
+
+
+class UnnestLedgerAccountCategory(_Command, frozen=True, tag="unnest_ledger_account_category"):
+    category_id: str
+    sub_category_id: str
 
 
 class BalanceLock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -103,6 +156,15 @@ class EntryDraft(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     metadata: dict[str, str] = {}
 
 
+class CategoryBalanceLock(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Conditions on the balances of a category after the whole transaction; all must hold."""
+
+    category_id: str
+    pending_lock: BalanceLock | None = None
+    posted_lock: BalanceLock | None = None
+    available_lock: BalanceLock | None = None
+
+
 class CreateLedgerTransaction(_Command, frozen=True, tag="create_ledger_transaction"):
     entries: tuple[EntryDraft, ...]
     status: Status = Status.PENDING
@@ -115,6 +177,11 @@ class CreateLedgerTransaction(_Command, frozen=True, tag="create_ledger_transact
     metadata: dict[str, str] = {}
     archives_on_broken_lock: bool = False
     """Where a balance lock does not hold: record the transaction as archived, not refuse it."""
+    category_locks: tuple[CategoryBalanceLock, ...] = ()
+
+    def is_exclusive(self) -> bool:
+        """With locks on categories: their sums are asked of the database."""
+        return bool(self.category_locks)
 
 
 class UpdateLedgerTransaction(_Command, frozen=True, tag="update_ledger_transaction"):
@@ -128,6 +195,11 @@ class UpdateLedgerTransaction(_Command, frozen=True, tag="update_ledger_transact
     entries: tuple[EntryDraft, ...] | UnsetType = UNSET
     """Replaces the whole set."""
     metadata: dict[str, str | None] = {}
+    category_locks: tuple[CategoryBalanceLock, ...] = ()
+
+    def is_exclusive(self) -> bool:
+        """With locks on categories: their sums are asked of the database."""
+        return bool(self.category_locks)
 
 
 class PartiallyPostLedgerTransaction(
@@ -276,6 +348,13 @@ Command = (
     | CreateLedgerAccount
     | UpdateLedgerAccount
     | DeleteLedgerAccount
+    | CreateLedgerAccountCategory
+    | UpdateLedgerAccountCategory
+    | DeleteLedgerAccountCategory
+    | AddLedgerAccountToCategory
+    | RemoveLedgerAccountFromCategory
+    | NestLedgerAccountCategory
+    | UnnestLedgerAccountCategory
     | CreateLedgerTransaction
     | UpdateLedgerTransaction
     | PartiallyPostLedgerTransaction

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from cell.errors import NotFound, Unprocessable
 from cell.ids import derive_id
 from cell.ledger.balance_locks import require_entry_locks
+from cell.ledger.category_locks import Locking, require_category_locks
 from cell.ledger.commands import EntryDraft
 from cell.ledger.model import (
     AccountBalances,
@@ -60,7 +61,16 @@ class EntryWriting:
     The new entries get the ids of the command's ordinals 1, 2, … in the order of `put_in`.
     """
 
-    __slots__ = ("_monitored", "_new", "_old", "_parameter", "_stamp", "_state", "_touched")
+    __slots__ = (
+        "_locking",
+        "_monitored",
+        "_new",
+        "_old",
+        "_parameter",
+        "_stamp",
+        "_state",
+        "_touched",
+    )
 
     def __init__(self, state: State, stamp: Stamp, parameter: str = "ledger_entries") -> None:
         """`parameter` is the field that the caller's entries came in, for refusals to name."""
@@ -69,6 +79,7 @@ class EntryWriting:
         self._parameter = parameter
         self._touched: dict[str, _Accumulators] = {}
         self._monitored: list[LedgerAccount] = []
+        self._locking: Locking | None = None
         self._old: tuple[LedgerEntry, ...] = ()
         self._new: list[tuple[LedgerTransaction, EntryDraft]] = []
 
@@ -115,6 +126,10 @@ class EntryWriting:
                 _require_lock_version(draft, accumulators.before, self._parameter)
             accumulators.add(draft.direction, status, draft.amount)
             self._new.append((transaction, draft))
+
+    def lock_categories(self, command: Locking) -> None:
+        """Have the command's locks on categories judged, too."""
+        self._locking = command
 
     def finish(self) -> Written:
         """Rung 6; the rows. Nothing may be taken out or put in afterwards."""
@@ -172,6 +187,11 @@ class EntryWriting:
                 require_entry_locks(
                     draft, after[account_id], self._touched[account_id].account, self._parameter
                 )
+        if self._locking is not None:
+            touched = self._touched.values()
+            ledger_id = next(iter(touched)).account.ledger_id
+            changes = [(each.before, after[each.account.id]) for each in touched]
+            require_category_locks(self._locking, ledger_id, changes, self._state)
 
     def _touch(self, account_id: str) -> "_Accumulators":
         present = self._touched.get(account_id)

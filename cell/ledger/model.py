@@ -353,6 +353,56 @@ class LedgerTransactionVersion(
     seq: int
 
 
+class LedgerAccountCategory(
+    msgspec.Struct, frozen=True, array_like=True, tag="category", gc=False, kw_only=True
+):
+    tenant_id: TenantId
+    id: str
+    ledger_id: str
+    name: str
+    description: str | None
+    normal_balance: Direction
+    """The side on which the category's own balances count as positive."""
+    currency: str
+    currency_exponent: int
+    """Currency and exponent of all accounts and categories in it."""
+    external_id: str | None
+    metadata: dict[str, str]
+    created_at_us: int
+    updated_at_us: int
+    discarded_at_us: int | None
+    seq: int
+
+
+class CategoryMember(
+    msgspec.Struct, frozen=True, array_like=True, tag="category_member", gc=False, kw_only=True
+):
+    """A ledger account that is in a category directly."""
+
+    tenant_id: TenantId
+    id: str
+    category_id: str
+    ledger_account_id: str
+    created_at_us: int
+    discarded_at_us: int | None
+    """When it was taken out; put in again, it has a new row."""
+    seq: int
+
+
+class CategoryNesting(
+    msgspec.Struct, frozen=True, array_like=True, tag="category_nesting", gc=False, kw_only=True
+):
+    """A category that is directly under another one."""
+
+    tenant_id: TenantId
+    id: str
+    category_id: str
+    sub_category_id: str
+    created_at_us: int
+    discarded_at_us: int | None
+    seq: int
+
+
 Row = (
     ApiKey
     | Ledger
@@ -360,6 +410,9 @@ Row = (
     | AccountBalances
     | LedgerTransaction
     | LedgerEntry
+    | LedgerAccountCategory
+    | CategoryMember
+    | CategoryNesting
     | BalanceMonitor
     | WebhookEndpoint
     | WebhookDeadLetter

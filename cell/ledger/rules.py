@@ -17,12 +17,14 @@ from msgspec.structs import replace
 
 from cell.errors import NotFound, Unprocessable
 from cell.ledger import commands
+from cell.ledger.category_graph import MEMBERSHIPS, memberships_of_new
 from cell.ledger.model import (
     AccountBalances,
     ApiKey,
     Effects,
     Ledger,
     LedgerAccount,
+    LedgerAccountCategory,
     LedgerEntry,
     LedgerTransaction,
     Row,
@@ -164,6 +166,8 @@ def _needs_of_new_account(
     needs.ledgers.add((tenant_id, command.ledger_id))
     if command.external_id is not None:
         needs.account_external_ids.add((tenant_id, command.external_id))
+    for category_id in command.category_ids:
+        needs.row(LedgerAccountCategory, tenant_id, category_id)
 
 
 @note_needs.register
@@ -180,6 +184,7 @@ def _needs_of_gone_account(
     command: commands.DeleteLedgerAccount, tenant_id: TenantId, needs: Needs
 ) -> None:
     needs.accounts.add((tenant_id, command.id))
+    needs.relation(MEMBERSHIPS, tenant_id, command.id)
 
 
 @apply.register
@@ -214,7 +219,8 @@ def _create_account(command: commands.CreateLedgerAccount, state: State, stamp: 
         lock_version=0,
         seq=stamp.seq,
     )
-    return Effects(inserted=(account, zero))
+    members = memberships_of_new(state, account, command.category_ids, stamp)
+    return Effects(inserted=(account, zero, *members))
 
 
 @apply.register
@@ -243,7 +249,12 @@ def _delete_account(command: commands.DeleteLedgerAccount, state: State, stamp: 
     if account.discarded_at_us is not None:
         return Effects(updated=(account,))
     gone = replace(account, discarded_at_us=stamp.at_us, updated_at_us=stamp.at_us, seq=stamp.seq)
-    return Effects(updated=(gone,))
+    # It leaves its categories, whose sums so need not ask whether an account is still there.
+    left = tuple(
+        replace(member, discarded_at_us=stamp.at_us, seq=stamp.seq)
+        for member in state.related(MEMBERSHIPS, account.id)
+    )
+    return Effects(updated=(gone, *left))
 
 
 @note_needs.register

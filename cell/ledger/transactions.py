@@ -11,6 +11,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from cell.errors import BalanceLockBroken, NotFound, Unprocessable
+from cell.ledger.category_locks import note_category_locks, require_category_locks
 from cell.ledger.commands import CreateLedgerTransaction, EntryDraft, UpdateLedgerTransaction
 from cell.ledger.entry_writing import EntryWriting, drafts_of
 from cell.ledger.model import (
@@ -36,6 +37,8 @@ def _needs_of_new(command: CreateLedgerTransaction, tenant_id: TenantId, needs: 
         needs.accounts.add((tenant_id, draft.ledger_account_id))
     if command.external_id is not None:
         needs.transaction_external_ids.add((tenant_id, command.external_id))
+    if command.category_locks:
+        note_category_locks(command, tenant_id, needs)
 
 
 @note_needs.register
@@ -47,6 +50,8 @@ def _needs_of_update(command: UpdateLedgerTransaction, tenant_id: TenantId, need
             needs.accounts.add((tenant_id, draft.ledger_account_id))
     if command.external_id is not UNSET and command.external_id is not None:
         needs.transaction_external_ids.add((tenant_id, command.external_id))
+    if command.category_locks:
+        note_category_locks(command, tenant_id, needs)
 
 
 def _further_needs_of_update(command: UpdateLedgerTransaction, state: State, needs: Needs) -> None:
@@ -67,7 +72,12 @@ def _create(command: CreateLedgerTransaction, state: State, stamp: Stamp) -> Eff
     except BalanceLockBroken:
         if not command.archives_on_broken_lock:
             raise
-    recorded = replace(command, status=Status.ARCHIVED, entries=_without_locks(command.entries))
+    recorded = replace(
+        command,
+        status=Status.ARCHIVED,
+        entries=_without_locks(command.entries),
+        category_locks=(),
+    )
     return _write_new(recorded, state, stamp, ARCHIVED_BY_LOCK)
 
 
@@ -111,6 +121,8 @@ def _write_new(
         version=0,
         seq=stamp.seq,
     )
+    if command.category_locks:
+        writing.lock_categories(command)
     writing.put_in(transaction, command.entries)
     written = writing.finish()
     return Effects(inserted=(transaction, *written.entries), updated=written.balances)
@@ -140,6 +152,8 @@ def update_transaction(command: UpdateLedgerTransaction, state: State, stamp: St
         or changed.status is not present.status
         or changed.effective_at_us != present.effective_at_us
     )
+    if command.category_locks and not rewrites:
+        require_category_locks(command, present.ledger_id, (), state)
     if changed == present and not rewrites:
         return Effects(updated=(present,))
     entries = state.live_entries(present.id)
@@ -220,6 +234,8 @@ def _rewrite_entries(
                 "the entries belong to another ledger than the transaction", "ledger_entries"
             )
     _require_free_new_external_id(state, present, changed)
+    if command.category_locks:
+        writing.lock_categories(command)
     writing.put_in(changed, drafts)
     written = writing.finish()
     return Effects(

@@ -12,10 +12,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from cell.answers import Answer, render
+from cell.balance_sql import amount_sql
 from cell.balance_views import LedgerAccountBalances, show_account_balances
 from cell.calls import Call, FirstAnswer, Route
-from cell.errors import Conflict, NotFound, Unprocessable
+from cell.category_filter import CATEGORY, in_category, restrict_to_category
+from cell.errors import Conflict, NotFound
 from cell.journal import Record
+from cell.ledger.category_graph import MEMBERSHIPS_MAX
 from cell.ledger.commands import (
     Command,
     CreateLedgerAccount,
@@ -37,6 +40,7 @@ from cell.wellformed import (
     Metadata,
     Name,
     as_uuid,
+    parse_category_ids,
     parse_uuid,
     require_both_or_neither,
     require_clean_external_id,
@@ -119,9 +123,6 @@ def show(pair: Account) -> LedgerAccountView:
 
 async def create(call: Call) -> Answer:
     body = await call.body(CreateBody)
-    if body.ledger_account_category_ids:
-        parameter = "ledger_account_category_ids"
-        raise Unprocessable(f"{parameter} is not supported yet", parameter)
     require_clean_external_id(body.external_id)
     require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
     command = CreateLedgerAccount(
@@ -135,12 +136,13 @@ async def create(call: Call) -> Answer:
         ledgerable_type=body.ledgerable_type,
         ledgerable_id=body.ledgerable_id,
         metadata=without_empty_values(body.metadata),
+        category_ids=parse_category_ids(body.ledger_account_category_ids, MEMBERSHIPS_MAX),
     )
     return await call.create(command)
 
 
 def answer_created(record: Record) -> bytes:
-    account, balances = record.inserted
+    account, balances, *_ = record.inserted
     assert isinstance(account, LedgerAccount)
     assert isinstance(balances, AccountBalances)
     return render(show((account, balances)))
@@ -227,15 +229,10 @@ async def _answer_changed(call: Call, record: Record) -> Answer:
     return Answer(200, render(show((account, found[1]))))
 
 
-_SIGNED: Final = "(CASE a.normal_balance WHEN 'credit' THEN 1 ELSE -1 END)"
-_POSTED: Final = f"({_SIGNED} * (b.posted_credits - b.posted_debits))"
-_PENDING: Final = (
-    f"({_SIGNED} * (b.posted_credits + b.pending_credits - b.posted_debits - b.pending_debits))"
-)
-_AVAILABLE: Final = """(CASE a.normal_balance
-    WHEN 'credit' THEN b.posted_credits - b.posted_debits - b.pending_debits
-    ELSE b.posted_debits - b.posted_credits - b.pending_credits END)
-"""
+_PENDING: Final = amount_sql("pending", "a", "b")
+_POSTED: Final = amount_sql("posted", "a", "b")
+_AVAILABLE: Final = amount_sql("available", "a", "b")
+_IN_CATEGORY: Final = in_category("a.id")
 
 
 FILTERS: Final = (
@@ -268,6 +265,7 @@ def _filters(query: Query, tenant_id: str) -> Filters:
     filters = Filters(query, "a", tenant_id)
     filters.add(_LIVE)
     filters.apply(FILTERS)
+    restrict_to_category(filters, tenant_id, _IN_CATEGORY)
     return filters
 
 
@@ -291,7 +289,7 @@ ROUTES: Final = (
         list_page,
         "List ledger accounts",
         list[LedgerAccountView],
-        parameters=(*PAGING, *FILTERS),
+        parameters=(*PAGING, CATEGORY, *FILTERS),
     ),
     Route(
         "GET",

@@ -11,6 +11,7 @@ import msgspec
 from cell.answers import Answer, render
 from cell.balance_views import LedgerBalances, show_resulting_balances
 from cell.calls import Call, Route
+from cell.category_filter import CATEGORY, in_category, restrict_to_category
 from cell.errors import NotFound
 from cell.ledger.commands import UpdateLedgerEntry
 from cell.ledger.model import Direction, LedgerEntry, Status
@@ -132,6 +133,8 @@ FILTERS: Final = (
     Filter("metadata", Kind.METADATA, "e.metadata"),
 )
 
+_IN_CATEGORY: Final = in_category("e.ledger_account_id")
+
 
 async def list_page(call: Call) -> Answer:
     query = call.query()
@@ -155,6 +158,7 @@ def _filters(query: Query, tenant_id: str) -> Filters:
     if not query.flag(SHOW_DELETED.name):
         filters.add("e.discarded_at_us IS NULL")
     filters.apply(FILTERS)
+    restrict_to_category(filters, tenant_id, _IN_CATEGORY)
     return filters
 
 
@@ -193,6 +197,7 @@ ROUTES: Final = (
             order_by(ORDERS),
             SHOW_BALANCES,
             SHOW_DELETED,
+            CATEGORY,
             *OF_SETTLEMENT,
             *FILTERS,
         ),

@@ -1,7 +1,7 @@
 """Bodies of ledger transactions to commands: amounts, times, locks; and what is refused."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 from cell.errors import Unprocessable
 from cell.ledger.commands import (
     BalanceLock,
+    CategoryBalanceLock,
     CreateLedgerTransaction,
     EntryDraft,
     PartiallyPostLedgerTransaction,
@@ -65,6 +66,21 @@ class EntryBody(msgspec.Struct, frozen=True):
     metadata: Metadata = {}
 
 
+class CategoryLockBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Locks on the balances of a category; the shape is ours, the hosted API publishes none."""
+
+    ledger_account_category_id: str
+    pending_balance_amount: LockBody | None = None
+    posted_balance_amount: LockBody | None = None
+    available_balance_amount: LockBody | None = None
+
+
+CATEGORY_LOCKS_MAX: Final = 10
+"""Of a transaction: while their sums are asked for, the cell decides nothing else."""
+
+CategoryLockBodies = Annotated[list[CategoryLockBody], msgspec.Meta(max_length=CATEGORY_LOCKS_MAX)]
+
+
 class CreateBody(msgspec.Struct, frozen=True):
     ledger_entries: list[EntryBody]
     status: Status = Status.PENDING
@@ -76,7 +92,7 @@ class CreateBody(msgspec.Struct, frozen=True):
     ledgerable_id: LedgerableId | None = None
     metadata: Metadata = {}
     archive_on_balance_lock_failure: bool | None = None
-    ledger_account_category_balance_locks: list[object] | None = None
+    ledger_account_category_balance_locks: CategoryLockBodies | None = None
 
 
 class UpdateBody(msgspec.Struct, frozen=True):
@@ -89,7 +105,7 @@ class UpdateBody(msgspec.Struct, frozen=True):
     ledger_entries: list[EntryBody] | UnsetType = UNSET
     metadata: Metadata = {}
     archive_on_balance_lock_failure: bool | None = None
-    ledger_account_category_balance_locks: list[object] | None = None
+    ledger_account_category_balance_locks: CategoryLockBodies | None = None
 
 
 class PartialPostBody(msgspec.Struct, frozen=True):
@@ -110,7 +126,6 @@ class ReversalBody(msgspec.Struct, frozen=True):
 
 
 def create_command(body: CreateBody) -> CreateLedgerTransaction:
-    _refuse_unsupported(body)
     require_clean_external_id(body.external_id)
     require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
     return CreateLedgerTransaction(
@@ -123,6 +138,7 @@ def create_command(body: CreateBody) -> CreateLedgerTransaction:
         ledgerable_id=body.ledgerable_id,
         metadata=without_empty_values(body.metadata),
         archives_on_broken_lock=bool(body.archive_on_balance_lock_failure),
+        category_locks=_category_locks(body.ledger_account_category_balance_locks),
     )
 
 
@@ -130,7 +146,6 @@ def update_command(id: str, body: UpdateBody) -> UpdateLedgerTransaction:
     if body.archive_on_balance_lock_failure:
         parameter = "archive_on_balance_lock_failure"
         raise Unprocessable(f"{parameter} is for new ledger transactions only", parameter)
-    _refuse_unsupported(body)
     require_clean_external_id(body.external_id)
     require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
     return UpdateLedgerTransaction(
@@ -147,6 +162,7 @@ def update_command(id: str, body: UpdateBody) -> UpdateLedgerTransaction:
         ledgerable_id=body.ledgerable_id,
         entries=UNSET if body.ledger_entries is UNSET else _drafts(body.ledger_entries),
         metadata=body.metadata,
+        category_locks=_category_locks(body.ledger_account_category_balance_locks),
     )
 
 
@@ -173,13 +189,6 @@ def reversal_command(id: str, body: ReversalBody) -> ReverseLedgerTransaction:
         ledgerable_id=body.ledgerable_id,
         metadata=without_empty_values(body.metadata),
     )
-
-
-def _refuse_unsupported(body: CreateBody | UpdateBody) -> None:
-    """What would change the outcome is refused rather than ignored."""
-    if body.ledger_account_category_balance_locks:
-        parameter = "ledger_account_category_balance_locks"
-        raise Unprocessable(f"{parameter} is not supported yet", parameter)
 
 
 def _effective_at_or_date(body: CreateBody) -> int | None:
@@ -217,6 +226,25 @@ def _draft(entry: EntryBody, at: str, n: int) -> EntryDraft:
         available_lock=_lock(entry.available_balance_amount),
         shows_resulting_balances=bool(entry.show_resulting_ledger_account_balances),
         metadata=without_empty_values(entry.metadata),
+    )
+
+
+def _category_locks(bodies: list[CategoryLockBody] | None) -> tuple[CategoryBalanceLock, ...]:
+    """Those with any conditions."""
+    at = "ledger_account_category_balance_locks"
+    locks = (
+        CategoryBalanceLock(
+            category_id=parse_uuid(
+                body.ledger_account_category_id, f"{at}[{n}].ledger_account_category_id"
+            ),
+            pending_lock=_lock(body.pending_balance_amount),
+            posted_lock=_lock(body.posted_balance_amount),
+            available_lock=_lock(body.available_balance_amount),
+        )
+        for n, body in enumerate(bodies or ())
+    )
+    return tuple(
+        lock for lock in locks if lock.pending_lock or lock.posted_lock or lock.available_lock
     )
 
 

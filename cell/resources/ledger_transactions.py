@@ -13,6 +13,7 @@ import msgspec
 
 from cell.answers import Answer, render
 from cell.calls import Call, FirstAnswer, Route
+from cell.category_filter import CATEGORY, in_category, restrict_to_category
 from cell.errors import Conflict, NotFound
 from cell.journal import Record
 from cell.ledger.commands import (
@@ -231,6 +232,7 @@ _LIVE_ENTRIES: Final = """SELECT FROM ledger_entries x
     WHERE x.tenant_id = t.tenant_id AND x.ledger_transaction_id = t.id
         AND x.discarded_at_us IS NULL"""
 _HAS_ACCOUNT: Final = f"EXISTS ({_LIVE_ENTRIES} AND x.ledger_account_id = %s)"
+_IN_CATEGORY: Final = f"EXISTS ({_LIVE_ENTRIES} AND {in_category('x.ledger_account_id')})"
 _HAS_TOTAL: Final = (
     f"EXISTS ({_LIVE_ENTRIES} AND x.direction = 'debit'"
     " GROUP BY x.currency, x.currency_exponent HAVING "
@@ -265,6 +267,7 @@ AMOUNT: Final = Parameter("amount", Kind.INTEGERS)
 def _filters(query: Query, tenant_id: str) -> Filters:
     filters = Filters(query, "t", tenant_id)
     filters.apply(FILTERS)
+    restrict_to_category(filters, tenant_id, _IN_CATEGORY)
     # A transaction's amount is the total of its debits, in any of its currencies.
     having, amounts = filters.having(AMOUNT.name, "sum(x.amount)")
     if amounts:
@@ -292,7 +295,7 @@ ROUTES: Final = (
         list_page,
         "List ledger transactions",
         list[LedgerTransactionView],
-        parameters=(*PAGING, order_by(ledger_entries.ORDERS), AMOUNT, *FILTERS),
+        parameters=(*PAGING, order_by(ledger_entries.ORDERS), AMOUNT, CATEGORY, *FILTERS),
     ),
     Route(
         "GET",

@@ -19,6 +19,7 @@ import httpx
 from modern_treasury import ModernTreasury
 
 DEADLINE_S = 120.0
+"""Long enough for a process to start on a busy machine."""
 TOKEN = "operator-token-of-the-tests"
 
 

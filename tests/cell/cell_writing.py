@@ -68,6 +68,13 @@ class Writing:
         )
         return str((await self.apply(tenant_id, command)).inserted[0].id)
 
+    async def category(self, tenant_id: TenantId, ledger_id: str, **fields: Any) -> str:
+        given = {"name": "Category", "normal_balance": CREDIT, "currency": "USD", **fields}
+        command = commands.CreateLedgerAccountCategory(
+            **{"ledger_id": ledger_id, "currency_exponent": 2, **given}
+        )
+        return str((await self.apply(tenant_id, command)).inserted[0].id)
+
     async def accounts(self, tenant_id: TenantId, count: int, ledger_id: str = "") -> list[str]:
         """Ids of new accounts, of a new ledger unless one is given."""
         ledger_id = ledger_id or await self.ledger(tenant_id)

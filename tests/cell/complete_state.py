@@ -2,25 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import singledispatch
 from typing import Any
 
-from cell.ledger.model import (
-    Effects,
-    LedgerEntry,
-    LedgerTransaction,
-    SettlementEntry,
-    Status,
-    TenantId,
-)
+from answers_from_rows import answer_from_rows
+
+from cell.ledger.model import Effects, LedgerEntry, LedgerTransaction
 from cell.ledger.needs import Question, Relation
-from cell.ledger.settlement_gathering import (
-    Examination,
-    HeldEntries,
-    OpenEntries,
-    UnexaminedEntries,
-    open_row_of,
-)
 from cell.state import WorkingSet
 
 
@@ -59,72 +46,13 @@ class _EveryRelation:
 
 
 class _EveryAnswer:
-    """The answers to all questions, worked out from all rows each time they are asked."""
+    """Answers to all questions, worked out from all rows each time they are asked."""
 
-    def __init__(self, working_set: "CompleteWorkingSet") -> None:
-        self._working_set = working_set
+    def __init__(self, working_set: WorkingSet) -> None:
+        self._set = working_set
 
-    def __getitem__(self, asked: tuple[TenantId, Question]) -> Any:
-        tenant_id, question = asked
-        return answer(question, tenant_id, self._working_set)
-
-
-@singledispatch
-def answer(question: object, tenant_id: TenantId, working_set: WorkingSet) -> Any:
-    raise AssertionError(f"no answer to {type(question).__name__}")
-
-
-@answer.register
-def _open_entries(question: OpenEntries, tenant_id: TenantId, working_set: WorkingSet) -> Any:
-    found = [
-        row
-        for row in _settlement_entries(tenant_id, working_set)
-        if row.settlement_id is None and row.ledger_account_id == question.ledger_account_id
-    ]
-    found.sort(key=lambda row: (row.effective_at_us, row.id))
-    return tuple(found[: question.entries_max])
-
-
-@answer.register
-def _held_entries(question: HeldEntries, tenant_id: TenantId, working_set: WorkingSet) -> Any:
-    found = [
-        row
-        for row in _settlement_entries(tenant_id, working_set)
-        if row.settlement_id == question.settlement_id and not row.is_own
-    ]
-    return tuple(sorted(found, key=lambda row: row.id)[: question.entries_max])
-
-
-@answer.register
-def _unexamined_entries(
-    question: UnexaminedEntries, tenant_id: TenantId, working_set: WorkingSet
-) -> Any:
-    known = {row.id for row in _settlement_entries(tenant_id, working_set)}
-    entries = sorted(
-        (
-            entry
-            for entry in working_set.entries.values()
-            if entry is not None
-            and (entry.tenant_id, entry.ledger_account_id)
-            == (tenant_id, question.ledger_account_id)
-            and question.after < (entry.lock_version, entry.id)
-            and entry.lock_version <= question.last_version
-        ),
-        key=lambda entry: (entry.lock_version, entry.id),
-    )[: question.entries_max]
-    found = tuple(
-        open_row_of(entry)
-        for entry in entries
-        if entry.status is Status.POSTED and entry.discarded_at_us is None and entry.id not in known
-    )
-    has_more = len(entries) == question.entries_max
-    last = (entries[-1].lock_version, entries[-1].id) if has_more else None
-    return Examination(found=found, examined=last)
-
-
-def _settlement_entries(tenant_id: TenantId, working_set: WorkingSet) -> list[Any]:
-    rows: Any = working_set.rows[SettlementEntry].values()
-    return [row for row in rows if row is not None and row.tenant_id == tenant_id]
+    def __getitem__(self, key: tuple[str, Question]) -> Any:
+        return answer_from_rows(key[1], key[0], self._set)
 
 
 class CompleteWorkingSet(WorkingSet):

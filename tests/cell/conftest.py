@@ -75,3 +75,9 @@ def served_cell(
 def access(served_cell: CellProcess) -> Access:
     """A fresh tenant of the served cell."""
     return served_cell.new_tenant()
+
+
+@pytest.fixture
+def other_access(served_cell: CellProcess) -> Access:
+    """Another tenant of the same cell."""
+    return served_cell.new_tenant()

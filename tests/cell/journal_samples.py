@@ -6,9 +6,12 @@ from cell.ledger.model import (
     AccountBalances,
     ApiKey,
     BalanceMonitor,
+    CategoryMember,
+    CategoryNesting,
     Direction,
     Ledger,
     LedgerAccount,
+    LedgerAccountCategory,
     LedgerAccountSettlement,
     LedgerEntry,
     LedgerTransaction,
@@ -208,6 +211,40 @@ SETTLEMENT_ENTRY = SettlementEntry(
     seq=14,
 )
 SETTLED_ACCOUNT = SettledAccount(tenant_id=TENANT, id=uuid(3), examined_version=7, seq=14)
+CATEGORY = LedgerAccountCategory(
+    tenant_id=TENANT,
+    id=uuid(8),
+    ledger_id=uuid(2),
+    name="Payable",
+    description=None,
+    normal_balance=Direction.CREDIT,
+    currency="USD",
+    currency_exponent=2,
+    external_id="e",
+    metadata={"k": "v"},
+    created_at_us=1,
+    updated_at_us=2,
+    discarded_at_us=3,
+    seq=15,
+)
+MEMBER = CategoryMember(
+    tenant_id=TENANT,
+    id=uuid(9),
+    category_id=uuid(8),
+    ledger_account_id=uuid(3),
+    created_at_us=1,
+    discarded_at_us=None,
+    seq=15,
+)
+NESTING = CategoryNesting(
+    tenant_id=TENANT,
+    id=uuid(10),
+    category_id=uuid(8),
+    sub_category_id=uuid(11),
+    created_at_us=1,
+    discarded_at_us=2,
+    seq=15,
+)
 LOCK = commands.BalanceLock(gt=-1, gte=0, lt=9, lte=8, eq=7)
 DRAFTS = (
     commands.EntryDraft(
@@ -249,7 +286,10 @@ COMMANDS: tuple[commands.Command, ...] = (
         ledgerable_id="l",
         metadata={"k": "v"},
     ),
-    commands.CreateLedgerTransaction(entries=DRAFTS[1:]),
+    commands.CreateLedgerTransaction(
+        entries=DRAFTS[1:],
+        category_locks=(commands.CategoryBalanceLock(category_id=uuid(8), posted_lock=LOCK),),
+    ),
     commands.UpdateLedgerTransaction(
         id=uuid(4),
         status=Status.ARCHIVED,
@@ -314,6 +354,20 @@ COMMANDS: tuple[commands.Command, ...] = (
     ),
     commands.ContinueLedgerAccountSettlement(id=uuid(8), entries_per_step=5),
     commands.ChangeSettlementEntries(id=uuid(8), added=(uuid(6),), removed=(uuid(10),)),
+    commands.CreateLedgerAccountCategory(
+        ledger_id=uuid(2),
+        name="Payable",
+        normal_balance=Direction.CREDIT,
+        currency="USD",
+        currency_exponent=2,
+        category_ids=(uuid(11),),
+    ),
+    commands.UpdateLedgerAccountCategory(id=uuid(8), name="n", external_id=None),
+    commands.DeleteLedgerAccountCategory(id=uuid(8)),
+    commands.AddLedgerAccountToCategory(category_id=uuid(8), ledger_account_id=uuid(3)),
+    commands.RemoveLedgerAccountFromCategory(category_id=uuid(8), ledger_account_id=uuid(3)),
+    commands.NestLedgerAccountCategory(category_id=uuid(8), sub_category_id=uuid(11)),
+    commands.UnnestLedgerAccountCategory(category_id=uuid(8), sub_category_id=uuid(11)),
 )
 ROWS: tuple[Row, ...] = (
     KEY,
@@ -328,6 +382,9 @@ ROWS: tuple[Row, ...] = (
     SETTLEMENT,
     SETTLEMENT_ENTRY,
     SETTLED_ACCOUNT,
+    CATEGORY,
+    MEMBER,
+    NESTING,
 )
 SAMPLES = tuple(
     Record(

@@ -264,6 +264,7 @@ def test_balances_in_the_answers_to_changes(api: Api, pair: tuple[str, str]) -> 
         ({"ledgerable_id": "x"}, 422, "ledgerable_type"),
         ({"ledgerable_type": "x", "ledgerable_id": "x"}, 422, "ledgerable_type"),
         ({"ledger_account_category_ids": ["x"]}, 422, "ledger_account_category_ids"),
+        ({"ledger_account_category_ids": [str(uuid.uuid4())]}, 404, "ledger_account_category_ids"),
     ],
 )
 def test_refused_accounts(
@@ -406,7 +407,10 @@ def test_refused_entries(
         ({"ledgerable_type": "counterparty", "ledgerable_id": "x"}, "ledgerable_type"),
         ({"ledgerable_id": "x"}, "ledgerable_type"),
         ({"archive_on_balance_lock_failure": True}, "archive_on_balance_lock_failure"),
-        ({"ledger_account_category_balance_locks": [{}]}, "ledger_account_category_balance_locks"),
+        (
+            {"ledger_account_category_balance_locks": [{}]},
+            "ledger_account_category_balance_locks[0].ledger_account_category_id",
+        ),
     ],
 )
 def test_refused_transactions(

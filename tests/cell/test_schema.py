@@ -93,7 +93,10 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
     for tenant_id in tenants:
         key = commands.CreateApiKey(id=API_KEY, secret_sha256="a" * 64)
         await writer.apply(tenant_id, key)
-        cash, alice = await writer.accounts(tenant_id, 2)
+        ledger_id = await writer.ledger(tenant_id)
+        upper = await writer.category(tenant_id, ledger_id)
+        await writer.category(tenant_id, ledger_id, category_ids=(upper,))
+        cash, alice = await writer.accounts(tenant_id, 2, ledger_id)
         await writer.apply(tenant_id, transfer(cash, alice), key="k")
         await writer.apply(tenant_id, monitor_of(alice))
         execute(cell_database.writer_dsn, "INSERT INTO event_watermarks VALUES (%s, 1)", tenant_id)
@@ -119,6 +122,7 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
             dead_event_id=API_KEY,
         )
         await writer.apply(tenant_id, given_up)
+        await writer.account(tenant_id, ledger_id, category_ids=(upper,))
     return tenants
 
 

@@ -17,6 +17,7 @@ from modern_treasury import NotFoundError
 sys.path.insert(0, str(Path(__file__).parents[1] / "cell"))
 
 from cell_process import Access
+from test_category_scenarios import *  # noqa: F403
 from test_scenarios import *  # noqa: F403
 from test_scenarios import Books, new_books
 from test_scenarios_events import *  # noqa: F403
@@ -59,6 +60,12 @@ def new_access(platform: Any, control: httpx.Client, cell: str) -> Access:
 
 @pytest.fixture
 def access(platform: Any, control: httpx.Client) -> Access:
+    return new_access(platform, control, CELLS[next(NUMBERS) % 2])
+
+
+@pytest.fixture
+def other_access(platform: Any, control: httpx.Client) -> Access:
+    """Another tenant, of the same cell as the one before or of the other."""
     return new_access(platform, control, CELLS[next(NUMBERS) % 2])
 
 
