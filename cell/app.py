@@ -19,6 +19,7 @@ import uvicorn
 from cell import schema
 from cell.api import TenantApi
 from cell.calls import CellParts
+from cell.durable_queue import DurableQueue
 from cell.errors import SchemaMismatch, SettingsInvalid, WriterFenced
 from cell.event_views import render_webhook
 from cell.metrics import CellMetrics, RequestMetrics
@@ -81,12 +82,19 @@ class Cell:
         self.sender = WebhookSender(_webhook_policy(settings), render_webhook)
         self.deliverer = Deliverer(settings.writer_dsn, self.reader, self.sequencer, self.sender)
         self.settlement_worker = SettlementWorker(settings.writer_dsn, self.sequencer)
+        self.queue = DurableQueue(
+            settings.writer_dsn,
+            self.sequencer,
+            batch_size=settings.sequencer_async_batch_size,
+            linger_s=settings.sequencer_async_linger_ms / 1000,
+        )
         requests = RequestMetrics()
-        self.metrics = CellMetrics(requests, self.sequencer)
+        self.metrics = CellMetrics(requests, self.sequencer, self.queue)
         parts = CellParts(
             sequencer=self.sequencer,
             reader=self.reader,
             directory=self.directory,
+            queue=self.queue,
             projector=self.projector,
             deliverer=self.deliverer,
             settlement_worker=self.settlement_worker,
@@ -207,9 +215,11 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
         asyncio.create_task(cell.deliverer.run(), name="webhooks"),
         asyncio.create_task(cell.settlement_worker.run(), name="settlement worker"),
     ]
+    draining = asyncio.create_task(cell.queue.drain(), name="drain the durable queue")
     stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
+    lasting = (serving, sequencing, draining, stopping)
     try:
-        await asyncio.wait((serving, sequencing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(lasting, return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         cell.stop()
         # Requests in flight first: the sequencer must still be there to settle them. It cannot
@@ -222,9 +232,13 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
         stopping.cancel()
         for follower in followers:
             follower.cancel()
+        # What it has in flight is settled by the sequencer, the rest by the next process.
+        draining.cancel()
         cell.sequencer.stop()
         async with asyncio.timeout(STOP_S_MAX):
             await _end(sequencing, stop)
+            with contextlib.suppress(asyncio.CancelledError):
+                await draining
 
 
 async def _end(sequencing: "asyncio.Task[None]", stop: asyncio.Event) -> None:

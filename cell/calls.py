@@ -15,6 +15,7 @@ import msgspec
 from cell import strict_json
 from cell.answers import Answer
 from cell.batch import Applied, Idempotency
+from cell.durable_queue import DurableQueue
 from cell.errors import InvalidRequest, TooLarge, Unprocessable, UnsupportedMediaType
 from cell.journal import Record
 from cell.ledger.commands import Command
@@ -38,8 +39,9 @@ _JSON_TYPES: Final = frozenset({b"application/json", b"application/json;charset=
 
 Receive = Callable[[], Awaitable[Any]]
 Body = TypeVar("Body")
-FirstAnswer = Callable[[Record], bytes]
-"""Renders the body of the first answer to an applied command, from its record alone."""
+FirstAnswer = Callable[[Record], bytes | Answer]
+"""Renders the first answer to an applied command, from its record alone: the body of a 201, or all
+of it."""
 
 
 class ClientGone(Exception):
@@ -56,6 +58,7 @@ class CellParts:
     projector: Projector
     deliverer: Deliverer
     settlement_worker: SettlementWorker
+    queue: DurableQueue
     first_answers: Mapping[type[Command], FirstAnswer]
 
 
@@ -87,10 +90,19 @@ class Call:
 
     async def body(self, kind: type[Body]) -> Body:
         """The JSON body as a `kind`; raises what `strict_json.decode` and `read_body` raise."""
-        return strict_json.decode(await read_body(self._headers, self._receive), kind)
+        return strict_json.decode(await self.raw_body(), kind)
+
+    async def raw_body(self) -> bytes:
+        """The bytes of the body, for who needs them as they came; only once a call."""
+        return await read_body(self._headers, self._receive)
+
+    def prefers_async(self) -> bool:
+        """Does the client prefer an answer before its request is applied (RFC 7240)?"""
+        preferences = self._headers.get(b"prefer", b"").lower().split(b",")
+        return any(each.partition(b";")[0].strip() == b"respond-async" for each in preferences)
 
     async def create(self, command: Command) -> Answer:
-        """Have a POST's command applied, once per idempotency key; answers 201.
+        """Have a POST's command applied, once per idempotency key; answers 201, if not else said.
 
         A repeat of a key gives the first answer's bytes, whatever route or body it comes with.
         """
@@ -99,7 +111,15 @@ class Call:
             record = outcome.record
         else:
             record = await self.parts.reader.record(self.tenant_id, outcome.seq)
-        return Answer(201, self.parts.first_answers[type(record.command)](record))
+        first = self.parts.first_answers[type(record.command)](record)
+        return first if isinstance(first, Answer) else Answer(201, first)
+
+    async def queue(self, command: Command, rows: int) -> Answer:
+        """As `create`, for a command that puts so many rows into the durable queue."""
+        with self.parts.queue.room(self.tenant_id, rows):
+            answer = await self.create(command)
+        self.parts.queue.wake(self.tenant_id)
+        return answer
 
     async def apply(self, command: Command) -> Record:
         """Have a PATCH's or DELETE's command applied; these carry no idempotency key."""

@@ -16,6 +16,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from cell.durable_queue import BUCKETS_S as WAIT_BUCKETS_S
+from cell.durable_queue import DurableQueue
 from cell.sequencer import Sequencer
 
 BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -49,14 +51,14 @@ class RequestMetrics:
             "cloister_cell_request_seconds", "Time to the answer", labels=["method", "route"]
         )
         for (method, route), (*counts, total_s) in self._durations.items():
-            buckets = list(_cumulated(counts))
+            buckets = list(_cumulated(BUCKETS_S, counts))
             durations.add_metric([method, route], buckets, sum_value=total_s)
         yield durations
 
 
-def _cumulated(counts: Iterable[float]) -> Iterator[tuple[str, float]]:
+def _cumulated(bounds: Iterable[float], counts: Iterable[float]) -> Iterator[tuple[str, float]]:
     below = 0.0
-    for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), counts, strict=True):
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
         below += count
         yield bound, below
 
@@ -64,9 +66,10 @@ def _cumulated(counts: Iterable[float]) -> Iterator[tuple[str, float]]:
 class CellMetrics(Collector):
     """Everything the cell shows."""
 
-    def __init__(self, requests: RequestMetrics, sequencer: Sequencer) -> None:
+    def __init__(self, requests: RequestMetrics, sequencer: Sequencer, queue: DurableQueue) -> None:
         self._requests = requests
         self._sequencer = sequencer
+        self._queue = queue
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests.collect()
@@ -87,6 +90,30 @@ class CellMetrics(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"cloister_cell_{name}", text, value=value)
+        yield from self._collect_queue()
+
+    def _collect_queue(self) -> Iterator[Metric]:
+        status = self._queue.status
+        applied = CounterMetricFamily(
+            "cloister_cell_async_rows", "Rows of the durable queue settled", labels=["status"]
+        )
+        applied.add_metric(["successful"], status.successful)
+        applied.add_metric(["failed"], status.failed)
+        yield applied
+        yield GaugeMetricFamily(
+            "cloister_cell_async_queue_depth", "Rows accepted, not settled", value=status.depth
+        )
+        yield GaugeMetricFamily(
+            "cloister_cell_async_queue_oldest_seconds",
+            "Age of the row that waits for longest",
+            value=status.oldest_s,
+        )
+        waits = HistogramMetricFamily(
+            "cloister_cell_async_wait_seconds", "From the acceptance of a row to its application"
+        )
+        buckets = list(_cumulated(WAIT_BUCKETS_S, status.waits))
+        waits.add_metric([], buckets, sum_value=status.waited_s)
+        yield waits
 
     def render(self) -> bytes:
         registry = CollectorRegistry(auto_describe=False)

@@ -9,6 +9,8 @@ from cell import openapi
 from cell.calls import FirstAnswer
 from cell.ledger.commands import Command
 from cell.resources import (
+    bulk_requests,
+    bulk_results,
     events,
     ledger_account_balance_monitors,
     ledger_account_categories,
@@ -34,6 +36,8 @@ _RESOURCES: Final = (
     *events.ROUTES,
     *webhook_endpoints.ROUTES,
     *ledger_account_settlements.ROUTES,
+    *bulk_requests.ROUTES,
+    *bulk_results.ROUTES,
 )
 ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
@@ -43,4 +47,6 @@ FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledger_transactions.FIRST_ANSWERS,
     **ledger_account_balance_monitors.FIRST_ANSWERS,
     **ledger_account_settlements.FIRST_ANSWERS,
+    **bulk_requests.FIRST_ANSWERS,
+    **bulk_results.FIRST_ANSWERS,
 }

@@ -98,7 +98,7 @@ class Sequencer:
         self._queue: FairQueue[Submission] = FairQueue(
             items_max=limits.queue_commands_max,
             items_per_tenant_max=limits.queue_commands_per_tenant_max,
-            weigh=_entries_written,
+            weigh=lambda submission: submission.command.weight(),
             is_alone=lambda submission: submission.command.is_exclusive(),
         )
         self._ids = IdSource()
@@ -575,12 +575,6 @@ class Sequencer:
             before_us = self._now_us() - KEY_LIFETIME_US
             with contextlib.suppress(psycopg.Error):
                 await self._store.expire_keys(before_us, EXPIRE_ROWS_MAX)
-
-
-def _entries_written(submission: Submission) -> int:
-    """As far as the command says: a change of status writes those that are there again."""
-    entries = getattr(submission.command, "entries", None)
-    return len(entries) if isinstance(entries, tuple) else 1
 
 
 _RETRIED: Final = (HeadsChanged, KeysTaken, BatchRefused, BatchFailed, OutcomeLost)

@@ -87,6 +87,10 @@ class Settings:
     """Failed attempts after which an event is given up as a dead letter."""
     webhook_retry_ms: int = 1000
     """Pause after the first failed attempt; doubled with each one, up to ten minutes."""
+    sequencer_async_batch_size: int = 500
+    """Rows of the durable queue that are in flight together at most."""
+    sequencer_async_linger_ms: int = 50
+    """How long the first row of an idle durable queue waits for company."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -109,7 +113,7 @@ def _value(setting: Field[Any], environment: Mapping[str, str]) -> object:
             raise SettingsInvalid(f"{name} is not set")
         return setting.default
     try:
-        if setting.name == "sequencer_linger_ms":
+        if setting.name.endswith("linger_ms"):
             return _whole(text, 0, LINGER_MS_MAX)
         return _PARSERS[setting.type](text)
     except ValueError as exc:

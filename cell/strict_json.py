@@ -32,7 +32,11 @@ def decode(body: bytes, kind: type[Body]) -> Body:
     Raises InvalidRequest where the bytes are not one well-formed JSON document, TooLarge above
     VALUES_MAX, and Unprocessable with the parameter's name where a field is missing or mistyped.
     """
-    value = _parse(body)
+    return convert(_parse(body), kind)
+
+
+def convert(value: object, kind: type[Body]) -> Body:
+    """A part of a decoded body as a `kind`; raises Unprocessable as `decode` does."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:

@@ -14,6 +14,8 @@ from cell.ledger.model import (
     AccountBalances,
     ApiKey,
     BalanceMonitor,
+    BulkRequest,
+    BulkResult,
     CategoryMember,
     CategoryNesting,
     Ledger,
@@ -124,6 +126,13 @@ ROW_TABLES: Final = (
     ),
     Table("category_members", CategoryMember, "id"),
     Table("category_nestings", CategoryNesting, "id"),
+    Table("bulk_requests", BulkRequest, "id"),
+    Table(
+        "bulk_results",
+        BulkResult,
+        "id",
+        free_text=("request_params", "command", "error_message", "error_parameter"),
+    ),
 )
 """Tables whose rows the rules return."""
 

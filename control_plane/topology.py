@@ -293,6 +293,12 @@ def _read_sequencer(section: Section) -> SequencerSpec:
         cache_accounts=section.integer(
             "cache_accounts", default.cache_accounts, 1, 10_000_000, "ledger accounts"
         ),
+        async_batch_size=section.integer(
+            "async_batch_size", default.async_batch_size, 1, 20_000, "rows"
+        ),
+        async_linger_ms=section.integer(
+            "async_linger_ms", default.async_linger_ms, 0, 1000, "milliseconds"
+        ),
     )
     for key in ("batch_size", "queue_commands_per_tenant_max"):
         value = getattr(spec, key)

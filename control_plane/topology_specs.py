@@ -53,6 +53,10 @@ class SequencerSpec:
     """Commands of one tenant waiting; above it that tenant gets 429."""
     cache_accounts: int = 50_000
     """Ledger accounts whose balances are kept in memory, about 1 kB each; bounds the memory."""
+    async_batch_size: int = 500
+    """Rows of the durable queue (bulk requests, `Prefer: respond-async`) in flight at most."""
+    async_linger_ms: int = 50
+    """How long such a row waits for company at most, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,8 @@ class CellSpec:
                 sequencer.queue_commands_per_tenant_max
             ),
             "CLOISTER_CELL_SEQUENCER_CACHE_ACCOUNTS": str(sequencer.cache_accounts),
+            "CLOISTER_CELL_SEQUENCER_ASYNC_BATCH_SIZE": str(sequencer.async_batch_size),
+            "CLOISTER_CELL_SEQUENCER_ASYNC_LINGER_MS": str(sequencer.async_linger_ms),
         }
 
 

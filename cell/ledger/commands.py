@@ -23,6 +23,12 @@ class _Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
         """Is it to be decided alone, with nothing in flight? So are all that ask a question."""
         return False
 
+    def weight(self) -> int:
+        """Rows it writes, as far as it says, in entries: what bounds the work of a batch."""
+        entries = getattr(self, "entries", None)
+        # A change of status alone writes the entries that are there again: not known here.
+        return len(entries) if isinstance(entries, tuple) else 1
+
 
 class CreateApiKey(_Command, frozen=True, tag="create_api_key"):
     id: str
@@ -339,6 +345,81 @@ class ChangeSettlementEntries(_Command, frozen=True, tag="change_settlement_entr
     removed: tuple[str, ...] = ()
 
 
+Queueable = (
+    CreateLedgerAccount
+    | UpdateLedgerAccount
+    | DeleteLedgerAccount
+    | CreateLedgerTransaction
+    | UpdateLedgerTransaction
+)
+"""Commands that can be applied later."""
+
+
+class BulkError(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Why a row of a bulk request failed."""
+
+    code: str
+    message: str
+    parameter: str | None = None
+
+
+class BulkItem(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One row of a bulk request: well-formed, and so a command, or the error that it is not."""
+
+    request_params: str
+    """JSON of the row as the caller sent it."""
+    command: Queueable | None = None
+    error: BulkError | None = None
+
+
+class CreateBulkRequest(_Command, frozen=True, tag="create_bulk_request"):
+    """Queues its items, durably and in their order, each to be applied by itself."""
+
+    action_type: str
+    resource_type: str
+    items: tuple[BulkItem, ...]
+    metadata: dict[str, str] = {}
+
+    def weight(self) -> int:
+        return len(self.items)
+
+
+class QueueLedgerTransaction(_Command, frozen=True, tag="queue_ledger_transaction"):
+    """Queues a ledger transaction, if it could be applied now, as a bulk request of one item."""
+
+    request_params: str
+    inner: CreateLedgerTransaction
+
+    def is_exclusive(self) -> bool:
+        return self.inner.is_exclusive()
+
+    def weight(self) -> int:
+        return self.inner.weight()
+
+
+class ApplyQueued(_Command, frozen=True, tag="apply_queued"):
+    """Applies a queued command, unless its result is settled already."""
+
+    id: str
+    """Of the result."""
+    request_id: str
+    inner: Queueable
+
+    def is_exclusive(self) -> bool:
+        return self.inner.is_exclusive()
+
+    def weight(self) -> int:
+        return self.inner.weight()
+
+
+class RefuseQueued(_Command, frozen=True, tag="refuse_queued"):
+    """Fails a queued command that the rules allow and the database refuses."""
+
+    id: str
+    request_id: str
+    error: BulkError
+
+
 Command = (
     CreateApiKey
     | RevokeApiKey
@@ -372,4 +453,8 @@ Command = (
     | UpdateLedgerAccountSettlement
     | ContinueLedgerAccountSettlement
     | ChangeSettlementEntries
+    | CreateBulkRequest
+    | QueueLedgerTransaction
+    | ApplyQueued
+    | RefuseQueued
 )

@@ -403,6 +403,66 @@ class CategoryNesting(
     seq: int
 
 
+class BulkStatus(StrEnum):
+    """Status of a bulk request."""
+
+    PENDING = "pending"
+    """None of its rows is settled."""
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    """Every row is settled: successes and failures are the total."""
+
+
+class ResultStatus(StrEnum):
+    """Status of a bulk result; successful and failed are terminal."""
+
+    PENDING = "pending"
+    SUCCESSFUL = "successful"
+    FAILED = "failed"
+
+
+class BulkRequest(
+    msgspec.Struct, frozen=True, array_like=True, tag="bulk_request", gc=False, kw_only=True
+):
+    tenant_id: TenantId
+    id: str
+    action_type: str
+    resource_type: str
+    status: BulkStatus
+    metadata: dict[str, str]
+    total_count: int
+    success_count: int
+    failed_count: int
+    created_at_us: int
+    updated_at_us: int
+    seq: int
+
+
+class BulkResult(
+    msgspec.Struct, frozen=True, array_like=True, tag="bulk_result", gc=False, kw_only=True
+):
+    """One row of a bulk request: what was asked for, and what became of it."""
+
+    tenant_id: TenantId
+    id: str
+    request_id: str
+    resource_type: str
+    status: ResultStatus
+    request_params: str
+    """JSON of the row as the caller sent it."""
+    command: str | None
+    """JSON of the command to apply; None once the row is settled."""
+    entity_id: str | None
+    """The object that was written; None unless successful."""
+    error_code: str | None
+    """Why it failed; None unless it did, and so the next two."""
+    error_message: str | None
+    error_parameter: str | None
+    created_at_us: int
+    updated_at_us: int
+    seq: int
+
+
 Row = (
     ApiKey
     | Ledger
@@ -420,6 +480,8 @@ Row = (
     | SettlementEntry
     | SettledAccount
     | LedgerTransactionVersion
+    | BulkRequest
+    | BulkResult
 )
 
 

@@ -5,6 +5,7 @@ many entries there are. One account is answered from the sequencer's memory wher
 A deleted account, or one of a deleted ledger, is found no more; its entries stay readable.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -122,10 +123,13 @@ def show(pair: Account) -> LedgerAccountView:
 
 
 async def create(call: Call) -> Answer:
-    body = await call.body(CreateBody)
+    return await call.create(create_command(await call.body(CreateBody)))
+
+
+def create_command(body: CreateBody) -> CreateLedgerAccount:
     require_clean_external_id(body.external_id)
     require_both_or_neither(body.ledgerable_type, body.ledgerable_id)
-    command = CreateLedgerAccount(
+    return CreateLedgerAccount(
         ledger_id=parse_uuid(body.ledger_id, "ledger_id"),
         name=body.name,
         normal_balance=body.normal_balance,
@@ -138,7 +142,6 @@ async def create(call: Call) -> Answer:
         metadata=without_empty_values(body.metadata),
         category_ids=parse_category_ids(body.ledger_account_category_ids, MEMBERSHIPS_MAX),
     )
-    return await call.create(command)
 
 
 def answer_created(record: Record) -> bytes:
@@ -159,6 +162,7 @@ _LIVE: Final = """a.discarded_at_us IS NULL AND EXISTS (
     WHERE l.tenant_id = a.tenant_id AND l.id = a.ledger_id AND l.discarded_at_us IS NULL)
 """
 _BY_ID: Final = f"{_ACCOUNTS} WHERE a.tenant_id = %s AND a.id = %s"
+_BY_IDS: Final = f"{_ACCOUNTS} WHERE a.tenant_id = %s AND a.id = ANY(%s::uuid[])"
 _BY_EXTERNAL_ID: Final = (
     f"{_ACCOUNTS} WHERE a.tenant_id = %s AND a.external_id = %s AND {_LIVE} LIMIT 2"
 )
@@ -193,17 +197,27 @@ def _account(row: tuple[str, ...]) -> Account:
     return row_from_json(LedgerAccount, row[0]), row_from_json(AccountBalances, row[1])
 
 
+async def show_many(call: Call, ids: Sequence[str]) -> dict[str, LedgerAccountView]:
+    """The accounts of these ids as they are now, discarded ones among them, by id."""
+    rows = await call.fetch(_BY_IDS, (call.tenant_id, ids))
+    return {view.id: view for view in (show(_account(row)) for row in rows)}
+
+
 async def update(call: Call) -> Answer:
     body = await call.body(UpdateBody)
+    command = update_command(_require_id(call), body)
+    return await _answer_changed(call, await call.apply(command))
+
+
+def update_command(id: str, body: UpdateBody) -> UpdateLedgerAccount:
     require_clean_external_id(body.external_id)
-    command = UpdateLedgerAccount(
-        id=_require_id(call),
+    return UpdateLedgerAccount(
+        id=id,
         name=body.name,
         description=body.description,
         external_id=body.external_id,
         metadata=body.metadata,
     )
-    return await _answer_changed(call, await call.apply(command))
 
 
 async def delete(call: Call) -> Answer:

@@ -166,6 +166,32 @@ def update_command(id: str, body: UpdateBody) -> UpdateLedgerTransaction:
     )
 
 
+_NEED_AN_ANSWER: Final = (
+    "lock_version",
+    "pending_balance_amount",
+    "posted_balance_amount",
+    "available_balance_amount",
+    "show_resulting_ledger_account_balances",
+)
+"""Fields of an entry that are about the very moment of the request."""
+
+
+def require_deferrable(body: CreateBody | UpdateBody) -> None:
+    """Refuse what needs an immediate answer, in a request that is applied later."""
+    for name in ("archive_on_balance_lock_failure", "ledger_account_category_balance_locks"):
+        if getattr(body, name):
+            raise Unprocessable(f"{name} needs an immediate answer; not in bulk or async", name)
+    if body.ledger_entries is UNSET:
+        return
+    for n, entry in enumerate(body.ledger_entries):
+        for name in _NEED_AN_ANSWER:
+            value = getattr(entry, name)
+            # A lock without conditions is none, and neither is one that is null or false.
+            if value is not None and value is not False and value != _NO_CONDITIONS:
+                at = f"{_AT}[{n}].{name}"
+                raise Unprocessable(f"{at} needs an immediate answer; not in bulk or async", at)
+
+
 def partial_post_command(id: str, body: PartialPostBody) -> PartiallyPostLedgerTransaction:
     return PartiallyPostLedgerTransaction(
         id=id,

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cell import strict_json
 from cell.answers import Answer, render
 from cell.calls import Call, FirstAnswer, Route
 from cell.category_filter import CATEGORY, in_category, restrict_to_category
@@ -20,6 +21,7 @@ from cell.ledger.commands import (
     Command,
     CreateLedgerTransaction,
     PartiallyPostLedgerTransaction,
+    QueueLedgerTransaction,
     ReverseLedgerTransaction,
 )
 from cell.ledger.model import LedgerEntry, LedgerTransaction, Status
@@ -37,6 +39,7 @@ from cell.resources.ledger_transaction_bodies import (
     UpdateBody,
     create_command,
     partial_post_command,
+    require_deferrable,
     reversal_command,
     update_command,
 )
@@ -102,7 +105,15 @@ def show(
 
 
 async def create(call: Call) -> Answer:
-    return await call.create(create_command(await call.body(CreateBody)))
+    """With `Prefer: respond-async` answered once it is queued durably: see `bulk_results`."""
+    text = await call.raw_body()
+    body = strict_json.decode(text, CreateBody)
+    command = create_command(body)
+    if not call.prefers_async():
+        return await call.create(command)
+    require_deferrable(body)
+    request_params = msgspec.json.format(text, indent=-1).decode()
+    return await call.queue(QueueLedgerTransaction(request_params=request_params, inner=command), 1)
 
 
 def answer_created(record: Record) -> bytes:
@@ -146,6 +157,7 @@ _SHOWN: Final = f"""{row_as_json("t", LedgerTransaction)}, (
 """
 _TRANSACTIONS: Final = f"SELECT {_SHOWN} FROM ledger_transactions t"
 _BY_ID: Final = f"{_TRANSACTIONS} WHERE t.tenant_id = %s AND t.id = %s"
+_BY_IDS: Final = f"{_TRANSACTIONS} WHERE t.tenant_id = %s AND t.id = ANY(%s::uuid[])"
 _BY_EXTERNAL_ID: Final = f"""{_TRANSACTIONS}
 WHERE t.tenant_id = %s AND t.external_id = %s AND t.status <> 'archived' LIMIT 2
 """
@@ -154,6 +166,12 @@ WHERE t.tenant_id = %s AND t.external_id = %s AND t.status <> 'archived' LIMIT 2
 async def retrieve(call: Call) -> Answer:
     transaction, entries = await _find(call, call.ids[0])
     return Answer(200, render(show(transaction, entries, with_balances=False)))
+
+
+async def show_many(call: Call, ids: Sequence[str]) -> dict[str, LedgerTransactionView]:
+    """The transactions of these ids as they are now, by id."""
+    found = _read(await call.fetch(_BY_IDS, (call.tenant_id, ids)))
+    return {pair[0].id: show(*pair, with_balances=False) for pair in found}
 
 
 async def _find(call: Call, name: str) -> Transaction:

@@ -6,6 +6,9 @@ from cell.ledger.model import (
     AccountBalances,
     ApiKey,
     BalanceMonitor,
+    BulkRequest,
+    BulkResult,
+    BulkStatus,
     CategoryMember,
     CategoryNesting,
     Direction,
@@ -17,6 +20,7 @@ from cell.ledger.model import (
     LedgerTransaction,
     MonitoredField,
     MonitorOperator,
+    ResultStatus,
     Row,
     SettledAccount,
     SettlementEntry,
@@ -261,6 +265,37 @@ DRAFTS = (
     ),
     commands.EntryDraft(ledger_account_id=uuid(7), direction=Direction.CREDIT, amount=0),
 )
+ERROR = commands.BulkError(code="parameter_invalid", message="no 'x'", parameter="id")
+BULK_REQUEST = BulkRequest(
+    tenant_id=TENANT,
+    id=uuid(8),
+    action_type="create",
+    resource_type="ledger_transaction",
+    status=BulkStatus.PROCESSING,
+    metadata={"k": "v"},
+    total_count=3,
+    success_count=1,
+    failed_count=1,
+    created_at_us=1,
+    updated_at_us=2,
+    seq=14,
+)
+BULK_RESULT = BulkResult(
+    tenant_id=TENANT,
+    id=uuid(9),
+    request_id=uuid(8),
+    resource_type="ledger_transaction",
+    status=ResultStatus.FAILED,
+    request_params='{"a":"\\u00e9 é","b":[1.50,null]}',
+    command=None,
+    entity_id=None,
+    error_code=ERROR.code,
+    error_message=ERROR.message,
+    error_parameter=ERROR.parameter,
+    created_at_us=1,
+    updated_at_us=2,
+    seq=14,
+)
 COMMANDS: tuple[commands.Command, ...] = (
     commands.CreateApiKey(id=uuid(1), secret_sha256="0f" * 32),
     commands.RevokeApiKey(id=uuid(1)),
@@ -368,6 +403,22 @@ COMMANDS: tuple[commands.Command, ...] = (
     commands.RemoveLedgerAccountFromCategory(category_id=uuid(8), ledger_account_id=uuid(3)),
     commands.NestLedgerAccountCategory(category_id=uuid(8), sub_category_id=uuid(11)),
     commands.UnnestLedgerAccountCategory(category_id=uuid(8), sub_category_id=uuid(11)),
+    commands.CreateBulkRequest(
+        action_type="delete",
+        resource_type="ledger_account",
+        items=(
+            commands.BulkItem(request_params="{}", command=commands.DeleteLedgerAccount(id="a")),
+            commands.BulkItem(request_params='{"x":1}', error=ERROR),
+        ),
+        metadata={"k": "v"},
+    ),
+    commands.QueueLedgerTransaction(
+        request_params="{}", inner=commands.CreateLedgerTransaction(entries=DRAFTS[1:])
+    ),
+    commands.ApplyQueued(
+        id=uuid(9), request_id=uuid(8), inner=commands.UpdateLedgerAccount(id=uuid(3), name="n")
+    ),
+    commands.RefuseQueued(id=uuid(9), request_id=uuid(8), error=ERROR),
 )
 ROWS: tuple[Row, ...] = (
     KEY,
@@ -385,6 +436,8 @@ ROWS: tuple[Row, ...] = (
     CATEGORY,
     MEMBER,
     NESTING,
+    BULK_REQUEST,
+    BULK_RESULT,
 )
 SAMPLES = tuple(
     Record(

@@ -142,6 +142,13 @@ CHECKS = {
                     (s.amount, s.settlement_entry_direction))
             OR s.ledger_transaction_id IS NULL AND NOT s.skips_transaction
                 AND s.status IN ('pending', 'posted')""",
+    "bulk requests count their results": """
+        SELECT q.id FROM bulk_requests q FULL JOIN (
+            SELECT tenant_id, request_id, count(*) AS n,
+                count(*) FILTER (WHERE status = 'successful') AS good,
+                count(*) FILTER (WHERE status = 'failed') AS bad
+            FROM bulk_results GROUP BY 1, 2) r ON r.tenant_id = q.tenant_id AND r.request_id = q.id
+        WHERE (q.total_count, q.success_count, q.failed_count) IS DISTINCT FROM (n, good, bad)""",
     **{
         f"no row of {table.name} is beyond its tenant's head": f"""
         SELECT r.* FROM {table.name} r LEFT JOIN tenant_heads h USING (tenant_id)

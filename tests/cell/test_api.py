@@ -406,6 +406,7 @@ async def test_unforeseen_error(
         projector=None,  # type: ignore[arg-type]
         deliverer=None,  # type: ignore[arg-type]
         settlement_worker=None,  # type: ignore[arg-type]
+        queue=None,  # type: ignore[arg-type]
         first_answers={},
     )
     metrics = RequestMetrics()

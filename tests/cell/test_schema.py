@@ -123,6 +123,15 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
         )
         await writer.apply(tenant_id, given_up)
         await writer.account(tenant_id, ledger_id, category_ids=(upper,))
+        delete = commands.DeleteLedgerAccount(id=alice)
+        await writer.apply(
+            tenant_id,
+            commands.CreateBulkRequest(
+                action_type="delete",
+                resource_type="ledger_account",
+                items=(commands.BulkItem(request_params="{}", command=delete),),
+            ),
+        )
     return tenants
 
 

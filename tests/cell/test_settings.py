@@ -38,6 +38,7 @@ def test_given() -> None:
             "CLOISTER_CELL_SEQUENCER_CACHE_ACCOUNTS": "",
             "CLOISTER_CELL_WEBHOOK_SECRET": "web-hook",
             "CLOISTER_CELL_WEBHOOK_PRIVATE_TARGETS": "true",
+            "CLOISTER_CELL_SEQUENCER_ASYNC_LINGER_MS": "0",
         }
     )
     assert settings.owner_dsn == "host=/tmp user=cloister_owner"
@@ -45,6 +46,7 @@ def test_given() -> None:
     assert (settings.sequencer_linger_ms, settings.sequencer_cache_accounts) == (3, 50_000)
     assert (settings.webhook_secret, settings.webhook_private_targets) == ("web-hook", True)
     assert "web-hook" not in repr(settings)
+    assert (settings.sequencer_async_batch_size, settings.sequencer_async_linger_ms) == (500, 0)
 
 
 def test_secrets_are_not_shown() -> None:

@@ -24,6 +24,8 @@ cells:
       queue_commands_max: 1000
       queue_commands_per_tenant_max: 900
       cache_accounts: 700
+      async_batch_size: 30
+      async_linger_ms: 4
     vacuum:
       ledger_account_balances:
         {autovacuum_vacuum_scale_factor: 0.01, autovacuum_vacuum_threshold: 1000}
@@ -91,6 +93,8 @@ def test_the_environment_of_a_cell() -> None:
         "CLOISTER_CELL_SEQUENCER_QUEUE_COMMANDS_MAX": "1000",
         "CLOISTER_CELL_SEQUENCER_QUEUE_COMMANDS_PER_TENANT_MAX": "900",
         "CLOISTER_CELL_SEQUENCER_CACHE_ACCOUNTS": "700",
+        "CLOISTER_CELL_SEQUENCER_ASYNC_BATCH_SIZE": "30",
+        "CLOISTER_CELL_SEQUENCER_ASYNC_LINGER_MS": "4",
     }
 
 

@@ -14,7 +14,9 @@ import httpx
 import pytest
 from modern_treasury import ModernTreasury
 
-pytest.register_assert_rewrite("test_scenarios", "test_transaction_scenarios")
+pytest.register_assert_rewrite(
+    "test_scenarios", "test_transaction_scenarios", "test_bulk_scenarios"
+)
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 300.0

@@ -17,6 +17,7 @@ from modern_treasury import NotFoundError
 sys.path.insert(0, str(Path(__file__).parents[1] / "cell"))
 
 from cell_process import Access
+from test_bulk_scenarios import *  # noqa: F403
 from test_category_scenarios import *  # noqa: F403
 from test_scenarios import *  # noqa: F403
 from test_scenarios import Books, new_books
