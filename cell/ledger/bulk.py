@@ -15,17 +15,20 @@ from cell.ledger.commands import (
     BulkError,
     BulkItem,
     CreateBulkRequest,
+    CreateLedgerAccount,
+    CreateLedgerTransaction,
+    Queueable,
     QueueLedgerTransaction,
     RefuseQueued,
 )
 from cell.ledger.model import (
-    AccountBalances,
     BulkRequest,
     BulkResult,
     BulkStatus,
     Effects,
+    LedgerAccount,
+    LedgerTransaction,
     ResultStatus,
-    Row,
     Stamp,
     TenantId,
 )
@@ -142,7 +145,7 @@ def _apply_queued(command: ApplyQueued, state: State, stamp: Stamp) -> Effects:
         result,
         status=ResultStatus.SUCCESSFUL,
         command=None,
-        entity_id=_id_of_main(effects),
+        entity_id=_entity_id(command.inner, effects),
         updated_at_us=stamp.at_us,
         seq=stamp.seq,
     )
@@ -152,10 +155,13 @@ def _apply_queued(command: ApplyQueued, state: State, stamp: Stamp) -> Effects:
     return Effects(inserted=effects.inserted, updated=(*settled, *changed))
 
 
-def _id_of_main(effects: Effects) -> str:
-    main: Row = (effects.inserted or effects.updated)[0]
-    assert not isinstance(main, AccountBalances)
-    return main.id
+def _entity_id(command: Queueable, effects: Effects) -> str:
+    """The object that the command names, or the one that it makes."""
+    if isinstance(command, CreateLedgerAccount | CreateLedgerTransaction):
+        made = effects.inserted[0]
+        assert isinstance(made, LedgerAccount | LedgerTransaction)
+        return made.id
+    return command.id
 
 
 @apply.register
