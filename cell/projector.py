@@ -189,7 +189,7 @@ class Projector:
         if unknown:
             found = dict(await _fetch(connection, _WATERMARKS, (unknown,)))
             for tenant_id in unknown:
-                self._watermarks.put(tenant_id, found.get(tenant_id, 0))
+                self._note(tenant_id, found.get(tenant_id, 0))
 
     async def _catch_up(
         self, connection: psycopg.AsyncConnection[Any], tenant_id: TenantId
@@ -226,11 +226,15 @@ class Projector:
             prepare=True,
         )
         for tenant_id, seq in watermarks.items():
-            self._watermarks.put(tenant_id, seq)
-            for wanted, reached in self._waiting.get(tenant_id, ()):
-                if wanted <= seq and not reached.done():
-                    reached.set_result(None)
+            self._note(tenant_id, seq)
         self._on_projected(watermarks)
+
+    def _note(self, tenant_id: TenantId, seq: int) -> None:
+        """The index holds the tenant's journal up to `seq`, whoever wrote it."""
+        self._watermarks.put(tenant_id, seq)
+        for wanted, reached in self._waiting.get(tenant_id, ()):
+            if wanted <= seq and not reached.done():
+                reached.set_result(None)
 
     def _forget_waiters_gone(self) -> None:
         """Those who were told, and those who gave up."""
