@@ -214,10 +214,10 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
         asyncio.create_task(cell.projector.run(), name="projector"),
         asyncio.create_task(cell.deliverer.run(), name="webhooks"),
         asyncio.create_task(cell.settlement_worker.run(), name="settlement worker"),
+        asyncio.create_task(cell.queue.drain(), name="drain the durable queue"),
     ]
-    draining = asyncio.create_task(cell.queue.drain(), name="drain the durable queue")
     stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
-    lasting = (serving, sequencing, draining, stopping)
+    lasting = (serving, sequencing, stopping)
     try:
         await asyncio.wait(lasting, return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
@@ -232,13 +232,11 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
         stopping.cancel()
         for follower in followers:
             follower.cancel()
-        # What it has in flight is settled by the sequencer, the rest by the next process.
-        draining.cancel()
         cell.sequencer.stop()
         async with asyncio.timeout(STOP_S_MAX):
             await _end(sequencing, stop)
-            with contextlib.suppress(asyncio.CancelledError):
-                await draining
+            # What they have in flight is settled by the sequencer, the rest by the next process.
+            await asyncio.gather(*followers, return_exceptions=True)
 
 
 async def _end(sequencing: "asyncio.Task[None]", stop: asyncio.Event) -> None:

@@ -195,6 +195,9 @@ class DurableQueue:
                 if str(error) != said:
                     said = str(error)
                     log.warning("the queue cannot be read", extra={"error": one_line(error)})
+            except Exception:
+                # A mistake of ours: the queue stands still, which is no reason for all to.
+                log.exception("the queue stands still")
             await asyncio.sleep(PAUSE_S)
 
     async def _step(self, connection: Connection) -> None:
