@@ -1,4 +1,4 @@
-"""`python -m benchmarks [engine|api|router|all] [--quick]`.
+"""`python -m benchmarks [engine|api|router|time|all] [--quick]`.
 
 Progress goes to stderr, markdown to stdout; `out/NAME.json` and README.md's tables are written.
 A benchmark that cannot run here says why and the others go on; the exit status is 1 when one of
@@ -19,6 +19,7 @@ from benchmarks.errors import BenchmarkError, Skipped
 from benchmarks.report import Progress, Report, store
 from benchmarks.router import run_router
 from benchmarks.table import fill_readme, render, unmet
+from benchmarks.time_travel import run_time
 from infra.errors import InfraError
 
 
@@ -26,6 +27,7 @@ class Name(StrEnum):
     ENGINE = "engine"
     API = "api"
     ROUTER = "router"
+    TIME = "time"
     ALL = "all"
 
 
@@ -37,6 +39,7 @@ BENCHMARKS: Final[dict[Name, Benchmark]] = {
     Name.ENGINE: run_engine_benchmark,
     Name.API: run_api,
     Name.ROUTER: run_router,
+    Name.TIME: run_time,
 }
 console = Console(stderr=True, highlight=False)
 

@@ -45,6 +45,8 @@ EXTRA_S_MAX: Final = 120.0
 RATE_MIN: Final = 1_000
 """Transactions per second below which a run of a given length is given up."""
 SEED: Final = 20_260_101
+PAST_US: Final = (1_400_000_000_000_000, 1_715_000_000_000_000)
+"""2014 to 2024."""
 
 
 class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +61,8 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
     transactions: int | None = None
     """Stop the measured time at so many transactions instead of after `seconds`."""
     cache_accounts: int = 50_000
+    is_backdated: bool = False
+    """Whether each transaction is dated on some day of the past ten years."""
 
 
 class EngineRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,7 +257,12 @@ def commands(load: EngineLoad) -> list[CreateLedgerTransaction]:
             EntryDraft(ledger_account_id=pair[1], direction=Direction.CREDIT, amount=amount),
         )
         made.append(
-            CreateLedgerTransaction(entries=entries, status=Status.POSTED, description="transfer")
+            CreateLedgerTransaction(
+                entries=entries,
+                status=Status.POSTED,
+                description="transfer",
+                effective_at_us=draw.randrange(*PAST_US) if load.is_backdated else None,
+            )
         )
     return made
 

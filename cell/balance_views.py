@@ -2,6 +2,7 @@
 
 import msgspec
 
+from cell.as_of import AsOf
 from cell.ledger import balances
 from cell.ledger.balances import Accumulators, Balance, Sums
 from cell.ledger.model import (
@@ -9,8 +10,10 @@ from cell.ledger.model import (
     Direction,
     LedgerAccount,
     LedgerAccountCategory,
+    LedgerAccountStatement,
     LedgerEntry,
 )
+from cell.timestamps import render_timestamp_or_null
 
 
 class LedgerBalance(msgspec.Struct, frozen=True, gc=False):
@@ -44,9 +47,37 @@ class LedgerAccountBalances(msgspec.Struct, frozen=True, gc=False):
     effective_at_upper_bound: str | None = None
 
 
-def show_account_balances(account: LedgerAccount, of: AccountBalances) -> LedgerAccountBalances:
+def show_account_balances(
+    account: LedgerAccount, of: AccountBalances, as_of: AsOf | None = None
+) -> LedgerAccountBalances:
+    """`of` is restricted already to what `as_of` says; the caller's bounds are echoed."""
+    three = _three(of, account.normal_balance, account.currency, account.currency_exponent)
+    if as_of is None or not as_of.shows_bounds:
+        return LedgerAccountBalances(*three)
     return LedgerAccountBalances(
-        *_three(of, account.normal_balance, account.currency, account.currency_exponent)
+        *three,
+        effective_at_lower_bound=render_timestamp_or_null(as_of.from_us),
+        effective_at_upper_bound=render_timestamp_or_null(as_of.before_us),
+    )
+
+
+def show_statement_balances(
+    statement: LedgerAccountStatement, sums: tuple[int, int, int, int]
+) -> LedgerBalances:
+    """Either balances of a statement, from its accumulators."""
+    pending_debits, pending_credits, posted_debits, posted_credits = sums
+    of = AccountBalances(
+        tenant_id=statement.tenant_id,
+        ledger_account_id=statement.ledger_account_id,
+        pending_debits=pending_debits,
+        pending_credits=pending_credits,
+        posted_debits=posted_debits,
+        posted_credits=posted_credits,
+        lock_version=statement.lock_version,
+        seq=statement.seq,
+    )
+    return LedgerBalances(
+        *_three(of, statement.normal_balance, statement.currency, statement.currency_exponent)
     )
 
 

@@ -154,6 +154,7 @@ class Batch:
     def _keep(self, submission: Submission, stamp: Stamp, effects: Effects) -> None:
         self.working_set.apply(effects)
         write = self.sealed
+        write.history.add(effects, stamp.at_us)
         for row in effects.inserted:
             write.inserted.setdefault(type(row), {})[_row_id(row)] = row
         for row in effects.updated:

@@ -15,6 +15,7 @@ from typing import Any, Final, get_args, get_origin
 import msgspec
 
 from cell.answers import Answer, ErrorView, render
+from cell.as_of import AS_OF_DATE, LOCK_VERSION
 from cell.calls import Call, Route
 from cell.pagination import PER_PAGE_MAX
 from cell.parameters import BALANCE_OPERATORS, OPERATORS, Kind, Parameter
@@ -27,6 +28,7 @@ _REF: Final = "#/components/schemas/{name}"
 _VARIABLE: Final = re.compile(r"{(\w+)}")
 _TEXT: Final[Json] = {"type": "string"}
 _UUID: Final[Json] = {"type": "string", "format": "uuid"}
+_DATE: Final[Json] = {"type": "string", "format": "date"}
 _TIMESTAMP: Final[Json] = {"type": "string", "format": "date-time"}
 _INTEGER: Final[Json] = {"type": "string", "pattern": "^-?[0-9]{1,60}$"}
 """Text, as all of a query string: as a number it would lose digits on the way."""
@@ -230,6 +232,14 @@ def _keyed(schema: Json, keys: Sequence[str] = ()) -> Any:
     return render
 
 
+def _keyed_times(parameter: Parameter) -> Json:
+    described: Json = _keyed(_TIMESTAMP)(parameter)
+    others = {AS_OF_DATE: _DATE, LOCK_VERSION: _INTEGER}
+    known = described["schema"]["properties"]
+    known.update({key: schema for key, schema in others.items() if key in known})
+    return described
+
+
 def _order(parameter: Parameter) -> Json:
     described: Json = _keyed({"enum": ["asc", "desc"]})(parameter)
     described["schema"]["maxProperties"] = 1
@@ -247,9 +257,9 @@ _QUERY: Final[Mapping[Kind, Any]] = {
     Kind.COUNT: _single({"type": "integer", "minimum": 1}),
     Kind.INTEGER: _single(_INTEGER),
     Kind.TIME: _single(_TIMESTAMP),
-    Kind.KEYED_TIMES: _keyed(_TIMESTAMP),
+    Kind.KEYED_TIMES: _keyed_times,
     Kind.TIMES: _keyed(_TIMESTAMP, tuple(OPERATORS)),
-    Kind.DAYS: _keyed({"type": "string", "format": "date"}, tuple(OPERATORS)),
+    Kind.DAYS: _keyed(_DATE, tuple(OPERATORS)),
     Kind.INTEGERS: _keyed(_INTEGER, tuple(OPERATORS)),
     Kind.BALANCES: _keyed(_INTEGER, tuple(BALANCE_OPERATORS)),
     Kind.METADATA: _keyed(_TEXT),

@@ -28,7 +28,7 @@ class Kind(StrEnum):
     INTEGER = "integer"
     TIME = "time"
     KEYED_TIMES = "keyed_times"
-    """`name[key]=timestamp`, with the keys of `choices`."""
+    """`name[key]=…`, with the keys of `choices`: a timestamp, a date or a lock version."""
     TIMES = "times"
     """`name[gte]=timestamp`, with gt, gte, lt, lte, eq; so DAYS and INTEGERS."""
     DAYS = "days"

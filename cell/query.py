@@ -1,8 +1,8 @@
 """The query string of a request: names with brackets, as the SDKs write them, to values by name.
 
 `effective_at[gte]=…`, `metadata[key]=…`, `id[]=a&id[]=b`, `status=…` or `status[]=…`. Parameters
-nobody asks for are ignored, except those in NOT_SUPPORTED, which would change the answer. Every
-error is Unprocessable with the parameter's name. Knows nothing of SQL: see `listing`.
+nobody asks for are ignored. Every error is Unprocessable with the parameter's name. Knows nothing
+of SQL: see `listing`.
 """
 
 from collections.abc import Iterable
@@ -13,15 +13,6 @@ from cell.errors import InvalidRequest, Unprocessable
 from cell.wellformed import parse_uuid
 
 PARAMETERS_MAX: Final = 1000
-
-NOT_SUPPORTED: Final = frozenset(
-    {
-        "balances",
-        "as_of_lock_version",
-        "ledger_account_statement_id",
-    }
-)
-"""Filters of the API that this release does not know; ignoring them would answer wrongly."""
 
 
 class Query:
@@ -34,8 +25,6 @@ class Query:
         self._maps: dict[str, dict[str, str]] = {}
         for name, value in _pairs(query_string):
             bare, bracket, rest = name.partition("[")
-            if bare in NOT_SUPPORTED:
-                raise Unprocessable(f"{bare} is not supported yet", bare)
             if not bracket or rest == "]":
                 self._values.setdefault(bare, []).append(value)
             elif rest.endswith("]"):

@@ -19,6 +19,7 @@ from cell.ledger.settlement_gathering import (
     OpenEntries,
     UnexaminedEntries,
 )
+from cell.ledger.statements import BalancesBefore
 from cell.rows import TABLE_OF, row_from
 
 Connection = psycopg.AsyncConnection[Any]
@@ -161,3 +162,19 @@ async def _locked_category(
     row = await (await connection.execute(_CATEGORY_NOW, parameters)).fetchone()
     assert row is not None
     return CategoryNow(Accumulators(*row[:4]), frozenset(row[4]))
+
+
+_BALANCES_BEFORE: Final = """
+SELECT pending_debits, pending_credits, posted_debits, posted_credits
+FROM balances_before(%s::uuid, %s::uuid, %s::bigint)
+"""
+
+
+@ask.register
+async def _balances_before(
+    question: BalancesBefore, connection: Connection, tenant_id: TenantId
+) -> Accumulators:
+    parameters = (tenant_id, question.ledger_account_id, question.bound_us)
+    cursor = await connection.execute(_BALANCES_BEFORE, parameters, prepare=True)
+    (row,) = await cursor.fetchall()
+    return Accumulators(*row)

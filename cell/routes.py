@@ -15,6 +15,7 @@ from cell.resources import (
     ledger_account_balance_monitors,
     ledger_account_categories,
     ledger_account_settlements,
+    ledger_account_statements,
     ledger_accounts,
     ledger_entries,
     ledger_transaction_versions,
@@ -38,6 +39,7 @@ _RESOURCES: Final = (
     *ledger_account_settlements.ROUTES,
     *bulk_requests.ROUTES,
     *bulk_results.ROUTES,
+    *ledger_account_statements.ROUTES,
 )
 ROUTES: Final = (*_RESOURCES, openapi.described(_RESOURCES))
 FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
@@ -49,4 +51,5 @@ FIRST_ANSWERS: Final[dict[type[Command], FirstAnswer]] = {
     **ledger_account_settlements.FIRST_ANSWERS,
     **bulk_requests.FIRST_ANSWERS,
     **bulk_results.FIRST_ANSWERS,
+    **ledger_account_statements.FIRST_ANSWERS,
 }

@@ -20,6 +20,7 @@ import psycopg
 
 from cell.errors import CellError, WriterFenced
 from cell.journal import FORMAT, Segment
+from cell.ledger.history import History
 from cell.ledger.model import Row, TenantId
 from cell.postgres import connection_string
 from cell.rows import COPY_OPTIONS, TABLE_OF, as_array, as_csv, read_as_model
@@ -98,6 +99,7 @@ class BatchWrite:
     inserted: dict[type[Row], dict[str, Row]] = field(default_factory=dict)
     """By table, then id: rows that are new, in their last state."""
     updated: dict[type[Row], dict[str, Row]] = field(default_factory=dict)
+    history: History = field(default_factory=History)
     keys: list[KeyUse] = field(default_factory=list)
     expired_keys: list[tuple[TenantId, str]] = field(default_factory=list)
     """Idempotency keys past their time that this batch uses anew."""
@@ -123,6 +125,20 @@ FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::bigint[], %b::bytea[], %
 _INSERT_KEYS: Final = """
 INSERT INTO idempotency_keys (tenant_id, digest, created_at_us, seq)
 SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bigint[])
+"""
+_ADD_SHIFTS: Final = """
+INSERT INTO ledger_account_day_shifts AS s
+SELECT * FROM unnest(%s::ledger_account_day_shifts[])
+ON CONFLICT (tenant_id, ledger_account_id, day) DO UPDATE SET
+    pending_debits = s.pending_debits + excluded.pending_debits,
+    pending_credits = s.pending_credits + excluded.pending_credits,
+    posted_debits = s.posted_debits + excluded.posted_debits,
+    posted_credits = s.posted_credits + excluded.posted_credits,
+    seq = excluded.seq
+"""
+_INSERT_BARE_VERSIONS: Final = """
+INSERT INTO ledger_account_bare_versions
+SELECT * FROM unnest(%s::ledger_account_bare_versions[])
 """
 _COPY_KEYS: Final = "COPY idempotency_keys (tenant_id, digest, created_at_us, seq) FROM STDIN"
 _DELETE_KEYS: Final = """
@@ -308,6 +324,13 @@ class Store:
         for row_type, rows in batch.updated.items():
             parts.append(_UPDATE[row_type])
             parameters.append(as_array(list(rows.values()), TABLE_OF[row_type]))
+        if batch.history.shifts:
+            parts.append(_ADD_SHIFTS)
+            shifts = batch.history.shifts.items()
+            parameters.append(_composites([(*place, *shift) for place, shift in shifts]))
+        if batch.history.bare_versions:
+            parts.append(_INSERT_BARE_VERSIONS)
+            parameters.append(_composites(batch.history.bare_versions))
         # The guard stands last and acts first or last, it does not matter which: whatever it
         # refuses is rolled back with the whole statement.
         parameters += self._guard_parameters(batch.heads)
@@ -376,6 +399,11 @@ def _key_parameters(keys: Sequence[KeyUse]) -> list[Any]:
         "{" + ",".join([str(key.at_us) for key in keys]) + "}",
         "{" + ",".join([str(key.seq) for key in keys]) + "}",
     ]
+
+
+def _composites(rows: Sequence[tuple[object, ...]]) -> str:
+    """An array literal of rows that hold ids and numbers only."""
+    return '{"(' + ')","('.join([",".join(map(str, row)) for row in rows]) + ')"}'
 
 
 def _pairs(keys: Sequence[tuple[TenantId, str]]) -> tuple[list[TenantId], list[str]]:

@@ -22,6 +22,7 @@ from cell.ledger.model import (
     LedgerAccount,
     LedgerAccountCategory,
     LedgerAccountSettlement,
+    LedgerAccountStatement,
     LedgerEntry,
     LedgerTransaction,
     LedgerTransactionVersion,
@@ -133,14 +134,24 @@ ROW_TABLES: Final = (
         "id",
         free_text=("request_params", "command", "error_message", "error_parameter"),
     ),
+    Table(
+        "ledger_account_statements",
+        LedgerAccountStatement,
+        "id",
+        free_text=("description", "currency"),
+    ),
 )
 """Tables whose rows the rules return."""
+
+DERIVED_TABLES: Final = ("ledger_account_day_shifts", "ledger_account_bare_versions")
+"""What the writer derives from the entries as it writes them; see `ledger/history.py`."""
 
 PROJECTED_TABLES: Final = ("event_index", "event_watermarks")
 """Worked out from the journal, and not of it: what is not there is projected again."""
 
 TENANT_TABLES: Final = (
     *(table.name for table in ROW_TABLES),
+    *DERIVED_TABLES,
     "idempotency_keys",
     "journal",
     *PROJECTED_TABLES,

@@ -420,6 +420,19 @@ class RefuseQueued(_Command, frozen=True, tag="refuse_queued"):
     error: BulkError
 
 
+class CreateLedgerAccountStatement(_Command, frozen=True, tag="create_ledger_account_statement"):
+    ledger_account_id: str
+    lower_bound_us: int
+    """Inclusive."""
+    upper_bound_us: int
+    """Exclusive; not below the lower one."""
+    description: str | None = None
+    metadata: dict[str, str] = {}
+
+    def is_exclusive(self) -> bool:
+        return True
+
+
 Command = (
     CreateApiKey
     | RevokeApiKey
@@ -457,4 +470,5 @@ Command = (
     | QueueLedgerTransaction
     | ApplyQueued
     | RefuseQueued
+    | CreateLedgerAccountStatement
 )

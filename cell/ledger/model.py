@@ -463,6 +463,40 @@ class BulkResult(
     seq: int
 
 
+class LedgerAccountStatement(
+    msgspec.Struct, frozen=True, array_like=True, tag="statement", gc=False, kw_only=True
+):
+    """What an account's balances before two times were, at its version at that moment."""
+
+    tenant_id: TenantId
+    id: str
+    ledger_id: str
+    ledger_account_id: str
+    description: str | None
+    metadata: dict[str, str]
+    normal_balance: Direction
+    currency: str
+    currency_exponent: int
+    lower_bound_us: int
+    """Inclusive."""
+    upper_bound_us: int
+    """Exclusive."""
+    lock_version: int
+    starting_pending_debits: int
+    """Sum of the pending debits before the lower bound; so the next three."""
+    starting_pending_credits: int
+    starting_posted_debits: int
+    starting_posted_credits: int
+    ending_pending_debits: int
+    """The same before the upper bound."""
+    ending_pending_credits: int
+    ending_posted_debits: int
+    ending_posted_credits: int
+    created_at_us: int
+    updated_at_us: int
+    seq: int
+
+
 Row = (
     ApiKey
     | Ledger
@@ -482,6 +516,7 @@ Row = (
     | LedgerTransactionVersion
     | BulkRequest
     | BulkResult
+    | LedgerAccountStatement
 )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from cell.answers import Answer, render
+from cell.as_of import AS_OF_DATE, EFFECTIVE_AT, PARAMETER, parse_as_of
 from cell.balance_sql import amount_sql
 from cell.balance_views import LedgerBalances, show_balances
 from cell.calls import Call, FirstAnswer, Route
@@ -135,7 +136,9 @@ _SHOWN: Final = (
     f"{row_as_json('c', LedgerAccountCategory)},"
     " s.pending_debits, s.pending_credits, s.posted_debits, s.posted_credits"
 )
-_WITH_SUMS: Final = "CROSS JOIN LATERAL category_sums(c.tenant_id, c.id) s"
+_WITH_SUMS: Final = "CROSS JOIN LATERAL category_sums(c.tenant_id, c.id, %s::bigint) s"
+"""Takes the time before which entries count, None for all."""
+
 _LIVE: Final = """c.discarded_at_us IS NULL AND EXISTS (
     SELECT FROM ledgers l
     WHERE l.tenant_id = c.tenant_id AND l.id = c.ledger_id AND l.discarded_at_us IS NULL)
@@ -147,12 +150,18 @@ WHERE c.tenant_id = %s AND c.id = %s AND {_LIVE}
 
 
 async def retrieve(call: Call) -> Answer:
-    call.query()
+    """The accounts that are in it now, whatever was in it then."""
+    before_us = _parse_before(call.query(), (EFFECTIVE_AT, AS_OF_DATE))
     id = _require_id(call, 0)
-    rows = await call.fetch(_RETRIEVE, (call.tenant_id, id))
+    rows = await call.fetch(_RETRIEVE, (before_us, call.tenant_id, id))
     if not rows:
         raise NotFound(f"no ledger account category {id}")
     return Answer(200, render(show(_category(rows[0]))))
+
+
+def _parse_before(query: Query, keys: tuple[str, ...]) -> int | None:
+    as_of = parse_as_of(query, keys)
+    return None if as_of is None else as_of.before_us
 
 
 def _category(row: Sequence[Any]) -> Category:
@@ -263,10 +272,11 @@ _HOLDS: Final = "c.id = ANY(categories_holding(%s, %s))"
 async def list_page(call: Call) -> Answer:
     query = call.query()
     page = parse_page(query, call.tenant_id, "ledger_account_categories", ())
+    before_us = _parse_before(query, (EFFECTIVE_AT,))
     statement, parameters = _filters(query, call.tenant_id).select(
         page, shown=_SHOWN, source="ledger_account_categories c", joined=_WITH_SUMS
     )
-    categories = [_category(row) for row in await call.fetch(statement, parameters)]
+    categories = [_category(row) for row in await call.fetch(statement, [*parameters, before_us])]
     return answer_page(page, categories, show, _position)
 
 
@@ -284,6 +294,10 @@ def _position(pair: Category) -> Position:
     return Position(key=0, id=pair[0].id)
 
 
+def _as_of(*keys: str) -> Parameter:
+    return Parameter(PARAMETER, Kind.KEYED_TIMES, choices=keys)
+
+
 _ALL: Final = "/api/ledger_account_categories"
 _ONE: Final = _ALL + "/{id}"
 _ACCOUNT_IN_IT: Final = _ONE + "/ledger_accounts/{ledger_account_id}"
@@ -297,9 +311,16 @@ ROUTES: Final = (
         list_page,
         "List categories",
         list[LedgerAccountCategoryView],
-        parameters=(*PAGING, ACCOUNT, *FILTERS),
+        parameters=(*PAGING, ACCOUNT, _as_of(EFFECTIVE_AT), *FILTERS),
     ),
-    Route("GET", _ONE, retrieve, "Retrieve a category", _View),
+    Route(
+        "GET",
+        _ONE,
+        retrieve,
+        "Retrieve a category",
+        _View,
+        parameters=(_as_of(EFFECTIVE_AT, AS_OF_DATE),),
+    ),
     Route("PATCH", _ONE, update, "Update a category", _View, UpdateBody),
     Route("DELETE", _ONE, delete, "Delete a category", _View),
     Route("PUT", _ACCOUNT_IN_IT, add_ledger_account, "Add a ledger account to a category"),

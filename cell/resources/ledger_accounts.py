@@ -2,22 +2,25 @@
 
 Balances are the account's accumulators, never a sum over entries: a read costs the same however
 many entries there are. One account is answered from the sequencer's memory where that holds it.
+With `balances{}` they are as of another time or version (see `cell/as_of.py`), and cost a few times
+as much; `lock_version` stays the current one, and amount filters are about current balances.
 A deleted account, or one of a deleted ledger, is found no more; its entries stay readable.
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
+from typing import Final, LiteralString
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from cell.answers import Answer, render
+from cell.as_of import LOCK_VERSION, PARAMETER, TIMES, AsOf, parse_as_of, restricted_balances
 from cell.balance_sql import amount_sql
 from cell.balance_views import LedgerAccountBalances, show_account_balances
 from cell.calls import Call, FirstAnswer, Route
 from cell.category_filter import CATEGORY, in_category, restrict_to_category
-from cell.errors import Conflict, NotFound
+from cell.errors import Conflict, NotFound, Unprocessable
 from cell.journal import Record
 from cell.ledger.category_graph import MEMBERSHIPS_MAX
 from cell.ledger.commands import (
@@ -30,7 +33,7 @@ from cell.ledger.currencies import resolve_exponent
 from cell.ledger.model import AccountBalances, Direction, LedgerAccount
 from cell.listing import Filters
 from cell.pagination import PAGING, Position, answer_page, parse_page
-from cell.parameters import Filter, Kind
+from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
@@ -100,7 +103,8 @@ class LedgerAccountView(msgspec.Struct, frozen=True, gc=False):
     metadata: dict[str, str]
 
 
-def show(pair: Account) -> LedgerAccountView:
+def show(pair: Account, as_of: AsOf | None = None) -> LedgerAccountView:
+    """The account; its balances are those it comes with, restricted already to `as_of`."""
     account, balances = pair
     return LedgerAccountView(
         id=account.id,
@@ -112,7 +116,7 @@ def show(pair: Account) -> LedgerAccountView:
         name=account.name,
         description=account.description,
         normal_balance=account.normal_balance,
-        balances=show_account_balances(account, balances),
+        balances=show_account_balances(account, balances, as_of),
         lock_version=balances.lock_version,
         ledger_id=account.ledger_id,
         external_id=account.external_id,
@@ -151,39 +155,63 @@ def answer_created(record: Record) -> bytes:
     return render(show((account, balances)))
 
 
-_SHOWN: Final = f"{row_as_json('a', LedgerAccount)}, {row_as_json('b', AccountBalances)}"
+_ACCOUNT: Final = row_as_json("a", LedgerAccount)
+_SHOWN: Final = f"{_ACCOUNT}, {row_as_json('b', AccountBalances)}"
+_SHOWN_AS_OF: Final = f"{_ACCOUNT}, {row_as_json('p', AccountBalances)}"
 _WITH_BALANCES: Final = (
     "JOIN ledger_account_balances b ON b.tenant_id = a.tenant_id AND b.ledger_account_id = a.id"
 )
 _SOURCE: Final = f"ledger_accounts a {_WITH_BALANCES}"
 _ACCOUNTS: Final = f"SELECT {_SHOWN} FROM {_SOURCE}"
+_ACCOUNTS_AS_OF: Final = f"SELECT {_SHOWN_AS_OF} FROM {_SOURCE}"
 _LIVE: Final = """a.discarded_at_us IS NULL AND EXISTS (
     SELECT FROM ledgers l
     WHERE l.tenant_id = a.tenant_id AND l.id = a.ledger_id AND l.discarded_at_us IS NULL)
 """
-_BY_ID: Final = f"{_ACCOUNTS} WHERE a.tenant_id = %s AND a.id = %s"
+_BY_ID: Final = "WHERE a.tenant_id = %s AND a.id = %s"
 _BY_IDS: Final = f"{_ACCOUNTS} WHERE a.tenant_id = %s AND a.id = ANY(%s::uuid[])"
-_BY_EXTERNAL_ID: Final = (
-    f"{_ACCOUNTS} WHERE a.tenant_id = %s AND a.external_id = %s AND {_LIVE} LIMIT 2"
-)
+_BY_EXTERNAL_ID: Final = f"WHERE a.tenant_id = %s AND a.external_id = %s AND {_LIVE} LIMIT 2"
 
 
 async def retrieve(call: Call) -> Answer:
-    call.query()
+    as_of = parse_as_of(call.query(), (*TIMES, LOCK_VERSION))
     name = call.ids[0]
     id = as_uuid(name)
-    found = call.cached_live_account(id) if id is not None else None
+    accounts, parameters = _accounts_as_of(as_of)
+    found = call.cached_live_account(id) if id is not None and as_of is None else None
     if found is None and id is not None:
-        rows = await call.fetch(f"{_BY_ID} AND {_LIVE}", (call.tenant_id, id))
+        statement = f"{accounts} {_BY_ID} AND {_LIVE}"
+        rows = await call.fetch(statement, (*parameters, call.tenant_id, id))
         found = _account(rows[0]) if rows else None
     if found is None:
         # A caller's external id may have the form of a UUID, too.
-        found = await _find_by_external_id(call, name)
-    return Answer(200, render(show(found)))
+        found = await _find_by_external_id(call, name, accounts, parameters)
+    _require_reached(found[1], as_of)
+    return Answer(200, render(show(found, as_of)))
 
 
-async def _find_by_external_id(call: Call, external_id: str) -> Account:
-    rows = await call.fetch(_BY_EXTERNAL_ID, (call.tenant_id, external_id))
+def _accounts_as_of(as_of: AsOf | None) -> tuple[LiteralString, list[object]]:
+    """Accounts with their balances as of then: a SELECT without WHERE, and its parameters."""
+    if as_of is None:
+        return _ACCOUNTS, []
+    joined, parameters = restricted_balances(as_of)
+    return f"{_ACCOUNTS_AS_OF} {joined}", parameters
+
+
+def _require_reached(balances: AccountBalances, as_of: AsOf | None) -> None:
+    if as_of is None or as_of.lock_version is None:
+        return
+    if as_of.lock_version > balances.lock_version:
+        raise Unprocessable(
+            f"the ledger account is at lock_version {balances.lock_version}", PARAMETER
+        )
+
+
+async def _find_by_external_id(
+    call: Call, external_id: str, accounts: LiteralString, parameters: list[object]
+) -> Account:
+    statement = f"{accounts} {_BY_EXTERNAL_ID}"
+    rows = await call.fetch(statement, (*parameters, call.tenant_id, external_id))
     if not rows:
         raise NotFound(f"no ledger account {external_id}")
     if len(rows) > 1:
@@ -238,7 +266,7 @@ async def _answer_changed(call: Call, record: Record) -> Answer:
     assert isinstance(account, LedgerAccount)
     found = call.cached_live_account(account.id)
     if found is None:
-        rows = await call.fetch(_BY_ID, (call.tenant_id, account.id))
+        rows = await call.fetch(f"{_ACCOUNTS} {_BY_ID}", (call.tenant_id, account.id))
         found = _account(rows[0])
     return Answer(200, render(show((account, found[1]))))
 
@@ -268,11 +296,16 @@ FILTERS: Final = (
 async def list_page(call: Call) -> Answer:
     query = call.query()
     page = parse_page(query, call.tenant_id, "ledger_accounts", ())
+    as_of = parse_as_of(query, TIMES)
+    joined, of_joined = restricted_balances(as_of) if as_of is not None else ("", [])
     statement, parameters = _filters(query, call.tenant_id).select(
-        page, shown=_SHOWN, source=_SOURCE, joined=_WITH_BALANCES
+        page,
+        shown=_SHOWN if as_of is None else _SHOWN_AS_OF,
+        source=_SOURCE,
+        joined=f"{_WITH_BALANCES} {joined}",
     )
-    accounts = [_account(row) for row in await call.fetch(statement, parameters)]
-    return answer_page(page, accounts, show, _position)
+    accounts = [_account(row) for row in await call.fetch(statement, [*parameters, *of_joined])]
+    return answer_page(page, accounts, lambda pair: show(pair, as_of), _position)
 
 
 def _filters(query: Query, tenant_id: str) -> Filters:
@@ -303,7 +336,12 @@ ROUTES: Final = (
         list_page,
         "List ledger accounts",
         list[LedgerAccountView],
-        parameters=(*PAGING, CATEGORY, *FILTERS),
+        parameters=(
+            *PAGING,
+            CATEGORY,
+            Parameter(PARAMETER, Kind.KEYED_TIMES, choices=TIMES),
+            *FILTERS,
+        ),
     ),
     Route(
         "GET",
@@ -311,6 +349,7 @@ ROUTES: Final = (
         retrieve,
         "Retrieve a ledger account by its id or its external id",
         LedgerAccountView,
+        parameters=(Parameter(PARAMETER, Kind.KEYED_TIMES, choices=(*TIMES, LOCK_VERSION)),),
         errors=(409,),
     ),
     Route(

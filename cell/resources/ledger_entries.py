@@ -1,24 +1,30 @@
 """Ledger entries: retrieve, update (metadata only), list; and how an entry is shown.
 
 Entries are written with their transaction. A discarded one, replaced or of an earlier status, can
-still be retrieved, and is listed with `show_deleted`.
+still be retrieved, and is listed with `show_deleted`. With `as_of_lock_version` the entries that an
+account had at that version are listed, and with `ledger_account_statement_id` those of a statement,
+in the state in which they were then: one discarded later is shown as not discarded.
 """
 
 from typing import Final, LiteralString
 
 import msgspec
+from msgspec.structs import replace
 
 from cell.answers import Answer, render
+from cell.as_of import LOCK_VERSION, parse_lock_version
 from cell.balance_views import LedgerBalances, show_resulting_balances
 from cell.calls import Call, Route
 from cell.category_filter import CATEGORY, in_category, restrict_to_category
-from cell.errors import NotFound
+from cell.errors import NotFound, Unprocessable
 from cell.ledger.commands import UpdateLedgerEntry
 from cell.ledger.model import Direction, LedgerEntry, Status
 from cell.listing import Filters
 from cell.pagination import PAGING, Page, Position, answer_page, order_by, parse_page
 from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
+from cell.resources import ledger_account_statements
+from cell.resources.ledger_account_statements import OF_STATEMENT
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import Metadata, as_uuid
@@ -118,6 +124,7 @@ OF_SETTLEMENT: Final = (
     Parameter("ledger_account_settlement_id", Kind.ID),
     Parameter("ledger_account_payout_id", Kind.ID),
 )
+AT_VERSION: Final = Parameter(LOCK_VERSION, Kind.INTEGER)
 FILTERS: Final = (
     Filter("id", Kind.IDS, "e.id"),
     Filter("ledger_account_id", Kind.ID, "e.ledger_account_id"),
@@ -142,21 +149,60 @@ async def list_page(call: Call) -> Answer:
     with_balances = query.flag(SHOW_BALANCES.name)
     filters = _filters(query, call.tenant_id)
     _of_settlement(filters, page)
+    at_version = await _restrict_to_version(call, filters)
     statement, parameters = filters.select(
         page, shown=_SHOWN, source="ledger_entries e", effective_at="e.effective_at_us"
     )
     entries = [
-        row_from_json(LedgerEntry, row) for (row,) in await call.fetch(statement, parameters)
+        as_of_version(row_from_json(LedgerEntry, row), at_version)
+        for (row,) in await call.fetch(statement, parameters)
     ]
     return answer_page(
         page, entries, lambda entry: show(entry, with_balances=with_balances), _position
     )
 
 
+async def _restrict_to_version(call: Call, filters: Filters) -> int | None:
+    """Only live entries, unless asked otherwise: now, or at the account's version returned."""
+    query = filters.query
+    statement_id = query.uuid(OF_STATEMENT.name)
+    version_text = query.text(AT_VERSION.name)
+    version = None if version_text is None else parse_lock_version(version_text, LOCK_VERSION)
+    if version is not None and statement_id is not None:
+        raise Unprocessable(f"a statement has its own {LOCK_VERSION}", LOCK_VERSION)
+    if version is not None and query.text("ledger_account_id") is None:
+        raise Unprocessable(
+            f"{LOCK_VERSION} needs ledger_account_id", "ledger_account_id", "parameter_missing"
+        )
+    if statement_id is not None:
+        statement = await ledger_account_statements.find(call, statement_id)
+        if statement is None:
+            filters.add("false")
+            return None
+        filters.add("e.ledger_account_id = %s", statement.ledger_account_id)
+        filters.add("e.effective_at_us >= %s::bigint", statement.lower_bound_us)
+        filters.add("e.effective_at_us < %s::bigint", statement.upper_bound_us)
+        version = statement.lock_version
+    shows_deleted = query.flag(SHOW_DELETED.name)
+    if version is not None:
+        filters.add("e.lock_version <= %s::bigint", version)
+    if version is not None and not shows_deleted:
+        filters.add("coalesce(e.discarded_lock_version > %s::bigint, true)", version)
+    elif not shows_deleted:
+        filters.add("e.discarded_at_us IS NULL")
+    return version
+
+
+def as_of_version(entry: LedgerEntry, version: int | None) -> LedgerEntry:
+    """The entry as it was at its account's version: perhaps not discarded yet."""
+    discarded = entry.discarded_lock_version
+    if version is None or discarded is None or discarded <= version:
+        return entry
+    return replace(entry, discarded_at_us=None, discarded_lock_version=None)
+
+
 def _filters(query: Query, tenant_id: str) -> Filters:
     filters = Filters(query, "e", tenant_id)
-    if not query.flag(SHOW_DELETED.name):
-        filters.add("e.discarded_at_us IS NULL")
     filters.apply(FILTERS)
     restrict_to_category(filters, tenant_id, _IN_CATEGORY)
     return filters
@@ -197,7 +243,9 @@ ROUTES: Final = (
             order_by(ORDERS),
             SHOW_BALANCES,
             SHOW_DELETED,
+            AT_VERSION,
             CATEGORY,
+            OF_STATEMENT,
             *OF_SETTLEMENT,
             *FILTERS,
         ),

@@ -23,6 +23,8 @@ from cell.listing import Filters
 from cell.pagination import PAGING, Page, Position, answer_page, parse_page
 from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
+from cell.resources import ledger_account_statements
+from cell.resources.ledger_account_statements import OF_STATEMENT
 from cell.row_json import row_as_json, row_from_json, rows_as_json, rows_from_json
 from cell.tables import ROW_TABLES
 from cell.timestamps import render_date, render_timestamp, render_timestamp_or_null
@@ -125,6 +127,13 @@ def _show_entry(entry: LedgerEntry) -> VersionEntryView:
 
 IDS: Final = Parameter("id", Kind.IDS)
 OF_TRANSACTION: Final = Parameter("ledger_transaction_id", Kind.ID)
+_OF_STATEMENT: Final[LiteralString] = """EXISTS (
+    SELECT FROM ledger_entries e
+    WHERE e.tenant_id = {of}.tenant_id AND e.ledger_transaction_id = {of}.{id}
+        AND e.ledger_account_id = %s AND e.effective_at_us >= %s::bigint
+        AND e.effective_at_us < %s::bigint AND e.lock_version <= %s::bigint
+        AND coalesce(e.discarded_lock_version > %s::bigint, true))
+"""
 FILTERS: Final = (
     Filter("version", Kind.INTEGERS, "v.version"),
     Filter("created_at", Kind.TIMES, "v.created_at_us"),
@@ -155,12 +164,32 @@ async def _answer(
     page = parse_page(query, call.tenant_id, f"versions {transaction_id}", ())
     over = _filters_of_over(query, page, transaction_id, ids)
     last = _filters_of_last(query, page, transaction_id, ids)
+    await _restrict_to_statement(call, over, last)
     statement, parameters = _merged(over, last, page)
     rows = await call.fetch(statement, parameters)
     if not rows and transaction_id is not None:
         await _require_known(call, transaction_id)
     versions = [_read(*row) for row in rows]
     return answer_page(page, versions, show, _position)
+
+
+async def _restrict_to_statement(call: Call, over: Filters, last: Filters) -> None:
+    """Only what was current when the statement was made, of the transactions that it is about."""
+    statement_id = over.query.uuid(OF_STATEMENT.name)
+    if statement_id is None:
+        return
+    of = await ledger_account_statements.find(call, statement_id)
+    if of is None:
+        over.add("false")
+        last.add("false")
+        return
+    bounds = (of.ledger_account_id, of.lower_bound_us, of.upper_bound_us)
+    versions = (of.lock_version, of.lock_version)
+    # The sequence of a version that is over is that of the change which ended it.
+    over.add("v.created_at_us < %s::bigint AND v.seq > %s::bigint", of.created_at_us, of.seq)
+    over.add(_OF_STATEMENT.format(of="v", id="ledger_transaction_id"), *bounds, *versions)
+    last.add("t.seq < %s::bigint", of.seq)
+    last.add(_OF_STATEMENT.format(of="t", id="id"), *bounds, *versions)
 
 
 _KNOWN: Final = "SELECT 1 FROM ledger_transactions WHERE tenant_id = %s AND id = %s"
@@ -273,7 +302,7 @@ ROUTES: Final = (
         list_page,
         "List versions of ledger transactions",
         list[VersionView],
-        parameters=(*PAGING, OF_TRANSACTION, *FILTERS),
+        parameters=(*PAGING, OF_TRANSACTION, OF_STATEMENT, *FILTERS),
         errors=(404,),
     ),
     Route(
@@ -282,6 +311,6 @@ ROUTES: Final = (
         list_page_of_transaction,
         "List the versions of a ledger transaction",
         list[VersionView],
-        parameters=(*PAGING, IDS, *FILTERS),
+        parameters=(*PAGING, IDS, OF_STATEMENT, *FILTERS),
     ),
 )

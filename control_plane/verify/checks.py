@@ -23,9 +23,10 @@ _Row = dict[str, Any]
 ACCUMULATORS: Final = ("pending_debits", "pending_credits", "posted_debits", "posted_credits")
 
 
-def _rows(
+def rows_of(
     connection: Connection, statement: LiteralString | sql.Composed, **values: Any
 ) -> list[_Row]:
+    """What one check's statement returns: at most `limit` rows, by column."""
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(statement, {"limit": LIMIT, **values}).fetchall()
 
@@ -64,7 +65,7 @@ ORDER BY 1 LIMIT %(limit)s
 def compare_balances(connection: Connection, tenant_id: str, findings: Findings) -> None:
     """Every account's four accumulators are the sums of its live entries."""
     check = "balances_of_entries"
-    for row in _rows(connection, _BALANCES, tenant=tenant_id):
+    for row in rows_of(connection, _BALANCES, tenant=tenant_id):
         account = str(row["account"])
         if row["has_no_account"]:
             message = "there are entries or balances of an account that is not there"
@@ -101,7 +102,7 @@ ORDER BY 1 LIMIT %(limit)s
 
 def compare_lock_versions(connection: Connection, tenant_id: str, findings: Findings) -> None:
     """Every account's lock version is the number of versions its entries produced, and the last."""
-    for row in _rows(connection, _LOCK_VERSIONS, tenant=tenant_id):
+    for row in rows_of(connection, _LOCK_VERSIONS, tenant=tenant_id):
         expected = f"{row['versions']} versions, the last one {row['highest']}"
         message = "lock_version is not what the account's entries produced"
         findings.note("lock_versions", message, expected, row["found"], str(row["account"]))
@@ -141,7 +142,7 @@ ORDER BY entry LIMIT %(limit)s
 
 def compare_resulting_balances(connection: Connection, tenant_id: str, findings: Findings) -> None:
     """Every entry's resulting accumulators are the sums of all entries up to its version."""
-    for row in _rows(connection, _RESULTING, tenant=tenant_id):
+    for row in rows_of(connection, _RESULTING, tenant=tenant_id):
         message = f"resulting {', '.join(ACCUMULATORS)} of entry {row['entry']}"
         findings.note(
             "resulting_balances", message, row["expected"], row["found"], str(row["account"])
@@ -164,7 +165,7 @@ ORDER BY 1, 2, 3, 4 LIMIT %(limit)s
 
 def compare_ledger_sums(connection: Connection, tenant_id: str, findings: Findings) -> None:
     """Per ledger, currency and status, debits equal credits."""
-    for row in _rows(connection, _LEDGER_SUMS, tenant=tenant_id):
+    for row in rows_of(connection, _LEDGER_SUMS, tenant=tenant_id):
         message = (
             f"ledger {row['ledger']}: {row['status']} {row['currency']} debits are not its credits"
         )
@@ -187,7 +188,7 @@ ORDER BY 1, 2 LIMIT %(limit)s
 
 def compare_transaction_sums(connection: Connection, tenant_id: str, findings: Findings) -> None:
     """Every transaction is balanced per currency."""
-    for row in _rows(connection, _TRANSACTION_SUMS, tenant=tenant_id):
+    for row in rows_of(connection, _TRANSACTION_SUMS, tenant=tenant_id):
         message = f"transaction {row['transaction']}: {row['currency']} debits are not its credits"
         findings.note("transaction_sums", message, row["debits"], row["credits"], row["accounts"])
 
@@ -221,10 +222,10 @@ ORDER BY 1 LIMIT %(limit)s
 
 def compare_belonging(connection: Connection, tenant_id: str, findings: Findings) -> None:
     """Every entry belongs to a transaction and an account of one ledger, and agrees with them."""
-    for row in _rows(connection, _BELONGING, tenant=tenant_id):
+    for row in rows_of(connection, _BELONGING, tenant=tenant_id):
         message = f"entry {row['entry']}: {row['reason']}"
         findings.note("belonging", message, account=str(row["account"]))
-    for row in _rows(connection, _WITHOUT_ENTRIES, tenant=tenant_id):
+    for row in rows_of(connection, _WITHOUT_ENTRIES, tenant=tenant_id):
         findings.note("belonging", f"transaction {row['transaction']} has no live entries")
 
 
@@ -264,7 +265,7 @@ def compare_images(
         accounts=sql.SQL(_ACCOUNTS_OF.get(table.name, "NULL")),
     )
     check = f"journal_of_{table.name}"
-    for row in _rows(connection, statement, tenant=tenant_id):
+    for row in rows_of(connection, statement, tenant=tenant_id):
         where = f"{table.name} {row['id']}"
         expected, found = row["expected"], row["found"]
         if found is None:
@@ -300,7 +301,7 @@ ORDER BY k.seq LIMIT %(limit)s
 def compare_idempotency_keys(connection: Connection, tenant_id: str, findings: Findings) -> None:
     """Every idempotency key is the one of the record at its sequence."""
     statement = sql.SQL(_KEYS).format(image=sql.Identifier("pg_temp", KEYS_TABLE))
-    for row in _rows(connection, statement, tenant=tenant_id):
+    for row in rows_of(connection, statement, tenant=tenant_id):
         message = f"idempotency key {row['digest']} is not of the record at sequence {row['seq']}"
         findings.note("idempotency_keys", message)
 

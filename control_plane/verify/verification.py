@@ -15,7 +15,7 @@ import psycopg
 
 from cell.tables import ROW_TABLES
 from control_plane.errors import CellUnavailable
-from control_plane.verify import checks
+from control_plane.verify import checks, history_checks
 from control_plane.verify.errors import VerificationStopped
 from control_plane.verify.journal_reading import Head, JournalReading, create_image_tables
 from control_plane.verify.report import (
@@ -39,6 +39,8 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("ledger sums", checks.compare_ledger_sums),
     ("transaction sums", checks.compare_transaction_sums),
     ("belonging", checks.compare_belonging),
+    ("day shifts", history_checks.compare_day_shifts),
+    ("bare versions", history_checks.compare_bare_versions),
 )
 """Those that need no journal."""
 

@@ -9,6 +9,7 @@ from cell.ledger.category_locks import CategoryNow, LockedCategory
 from cell.ledger.model import (
     CategoryMember,
     CategoryNesting,
+    Direction,
     LedgerAccountCategory,
     SettlementEntry,
     Status,
@@ -20,6 +21,7 @@ from cell.ledger.settlement_gathering import (
     UnexaminedEntries,
     open_row_of,
 )
+from cell.ledger.statements import BalancesBefore
 from cell.state import WorkingSet
 
 
@@ -124,3 +126,23 @@ def _unexamined_entries(question: UnexaminedEntries, tenant_id: str, rows: Worki
 def _settlement_entries(tenant_id: str, rows: WorkingSet) -> list[Any]:
     found: Any = rows.rows[SettlementEntry].values()
     return [row for row in found if row is not None and row.tenant_id == tenant_id]
+
+
+@answer_from_rows.register
+def _balances_before(question: BalancesBefore, tenant_id: str, rows: WorkingSet) -> Accumulators:
+    sums = {(status, direction): 0 for status in Status for direction in Direction}
+    for entry in rows.entries.values():
+        if (
+            entry is not None
+            and (entry.tenant_id, entry.ledger_account_id)
+            == (tenant_id, question.ledger_account_id)
+            and entry.discarded_at_us is None
+            and entry.effective_at_us < question.bound_us
+        ):
+            sums[entry.status, entry.direction] += entry.amount
+    return Accumulators(
+        sums[Status.PENDING, Direction.DEBIT],
+        sums[Status.PENDING, Direction.CREDIT],
+        sums[Status.POSTED, Direction.DEBIT],
+        sums[Status.POSTED, Direction.CREDIT],
+    )

@@ -16,6 +16,7 @@ from cell.ledger.model import (
     LedgerAccount,
     LedgerAccountCategory,
     LedgerAccountSettlement,
+    LedgerAccountStatement,
     LedgerEntry,
     LedgerTransaction,
     MonitoredField,
@@ -249,6 +250,31 @@ NESTING = CategoryNesting(
     discarded_at_us=2,
     seq=15,
 )
+STATEMENT = LedgerAccountStatement(
+    tenant_id=TENANT,
+    id=uuid(80),
+    ledger_id=uuid(2),
+    ledger_account_id=uuid(3),
+    description="d",
+    metadata={"k": "v"},
+    normal_balance=Direction.DEBIT,
+    currency="USD",
+    currency_exponent=2,
+    lower_bound_us=-1,
+    upper_bound_us=6,
+    lock_version=7,
+    starting_pending_debits=1,
+    starting_pending_credits=2,
+    starting_posted_debits=3,
+    starting_posted_credits=4,
+    ending_pending_debits=5,
+    ending_pending_credits=6,
+    ending_posted_debits=2**64,
+    ending_posted_credits=10**40,
+    created_at_us=8,
+    updated_at_us=8,
+    seq=14,
+)
 LOCK = commands.BalanceLock(gt=-1, gte=0, lt=9, lte=8, eq=7)
 DRAFTS = (
     commands.EntryDraft(
@@ -419,6 +445,13 @@ COMMANDS: tuple[commands.Command, ...] = (
         id=uuid(9), request_id=uuid(8), inner=commands.UpdateLedgerAccount(id=uuid(3), name="n")
     ),
     commands.RefuseQueued(id=uuid(9), request_id=uuid(8), error=ERROR),
+    commands.CreateLedgerAccountStatement(
+        ledger_account_id=uuid(3),
+        lower_bound_us=-1,
+        upper_bound_us=6,
+        description="d",
+        metadata={"k": "v"},
+    ),
 )
 ROWS: tuple[Row, ...] = (
     KEY,
@@ -438,6 +471,7 @@ ROWS: tuple[Row, ...] = (
     NESTING,
     BULK_REQUEST,
     BULK_RESULT,
+    STATEMENT,
 )
 SAMPLES = tuple(
     Record(

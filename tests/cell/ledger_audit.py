@@ -105,6 +105,49 @@ CHECKS = {
             ORDER BY tenant_id, first_seq DESC) j USING (tenant_id)
         WHERE h.tenant_id IS NULL OR h.last_seq <> coalesce(j.last_seq, 0)
             OR h.last_hash <> coalesce(j.hash, sha256(''))""",
+    "a day's shift is what its entries' dates move, of all that is not written as dated": """
+        WITH moved AS (
+            SELECT e.tenant_id, e.ledger_account_id, s.day, e.status, e.direction,
+                s.sign * e.amount AS amount
+            FROM ledger_entries e CROSS JOIN LATERAL (VALUES
+                (e.effective_at_us, 1), (e.created_at_us, -1),
+                (CASE WHEN e.discarded_at_us IS NOT NULL THEN e.effective_at_us END, -1),
+                (e.discarded_at_us, 1)
+            ) AS c (at_us, sign)
+            CROSS JOIN LATERAL (SELECT floor(c.at_us / 86400e6)::int, c.sign) AS s (day, sign)
+            WHERE c.at_us IS NOT NULL),
+        sums AS (
+            SELECT tenant_id, ledger_account_id, day,
+                coalesce(sum(amount) FILTER (
+                    WHERE status = 'pending' AND direction = 'debit'), 0) AS pd,
+                coalesce(sum(amount) FILTER (
+                    WHERE status = 'pending' AND direction = 'credit'), 0) AS pc,
+                coalesce(sum(amount) FILTER (
+                    WHERE status = 'posted' AND direction = 'debit'), 0) AS od,
+                coalesce(sum(amount) FILTER (
+                    WHERE status = 'posted' AND direction = 'credit'), 0) AS oc
+            FROM moved GROUP BY 1, 2, 3)
+        SELECT * FROM sums
+        FULL JOIN ledger_account_day_shifts s USING (tenant_id, ledger_account_id, day)
+        WHERE (coalesce(pd, 0), coalesce(pc, 0), coalesce(od, 0), coalesce(oc, 0)) <>
+            (coalesce(s.pending_debits, 0), coalesce(s.pending_credits, 0),
+             coalesce(s.posted_debits, 0), coalesce(s.posted_credits, 0))""",
+    "the shifts of an account sum up to zero": """
+        SELECT tenant_id, ledger_account_id FROM ledger_account_day_shifts GROUP BY 1, 2
+        HAVING (sum(pending_debits), sum(pending_credits), sum(posted_debits), sum(posted_credits))
+            <> (0, 0, 0, 0)""",
+    "a version that wrote no entry of the account is kept as such, and no other": """
+        SELECT * FROM (
+            SELECT DISTINCT e.tenant_id, e.ledger_account_id,
+                e.discarded_lock_version AS lock_version, e.discarded_at_us AS created_at_us
+            FROM ledger_entries e WHERE e.discarded_at_us IS NOT NULL AND NOT EXISTS (
+                SELECT FROM ledger_entries n WHERE n.tenant_id = e.tenant_id
+                    AND n.ledger_account_id = e.ledger_account_id
+                    AND n.lock_version = e.discarded_lock_version
+                    AND n.created_at_us = e.discarded_at_us)) AS bare
+        FULL JOIN ledger_account_bare_versions b
+            USING (tenant_id, ledger_account_id, lock_version, created_at_us)
+        WHERE bare.tenant_id IS NULL OR b.seq IS NULL""",
     "idempotency keys name journaled sequences": """
         SELECT k.* FROM idempotency_keys k LEFT JOIN tenant_heads h USING (tenant_id)
         WHERE h.tenant_id IS NULL OR k.seq NOT BETWEEN 1 AND h.last_seq""",

@@ -22,6 +22,7 @@ from cell.ledger.model import (
     Direction,
     Ledger,
     LedgerAccount,
+    LedgerAccountStatement,
     LedgerEntry,
     LedgerTransaction,
     Status,
@@ -183,6 +184,38 @@ def entries(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
     ).map(settled)
 
 
+def statements(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    def ordered(row: Any) -> Any:
+        return replace(row, upper_bound_us=max(row.lower_bound_us, row.upper_bound_us))
+
+    return st.builds(
+        LedgerAccountStatement,
+        tenant_id=st.just(TENANT),
+        id=ids,
+        ledger_id=ids,
+        ledger_account_id=ids,
+        description=st.none() | text,
+        metadata=metadata_of(text),
+        normal_balance=directions,
+        currency=text,
+        currency_exponent=st.integers(0, 30),
+        lower_bound_us=times,
+        upper_bound_us=times,
+        lock_version=seqs,
+        starting_pending_debits=sums,
+        starting_pending_credits=sums,
+        starting_posted_debits=sums,
+        starting_posted_credits=sums,
+        ending_pending_debits=sums,
+        ending_pending_credits=sums,
+        ending_posted_debits=sums,
+        ending_posted_credits=sums,
+        created_at_us=times,
+        updated_at_us=times,
+        seq=seqs,
+    ).map(ordered)
+
+
 ROWS = {
     ApiKey: api_keys,
     Ledger: ledgers,
@@ -190,6 +223,7 @@ ROWS = {
     AccountBalances: balances,
     LedgerTransaction: transactions,
     LedgerEntry: entries,
+    LedgerAccountStatement: statements,
 }
 property_settings = settings(
     max_examples=40,

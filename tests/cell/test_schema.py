@@ -96,7 +96,7 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
         ledger_id = await writer.ledger(tenant_id)
         upper = await writer.category(tenant_id, ledger_id)
         await writer.category(tenant_id, ledger_id, category_ids=(upper,))
-        cash, alice = await writer.accounts(tenant_id, 2, ledger_id)
+        cash, alice, bob = await writer.accounts(tenant_id, 3, ledger_id)
         await writer.apply(tenant_id, transfer(cash, alice), key="k")
         await writer.apply(tenant_id, monitor_of(alice))
         execute(cell_database.writer_dsn, "INSERT INTO event_watermarks VALUES (%s, 1)", tenant_id)
@@ -132,6 +132,16 @@ async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, Te
                 items=(commands.BulkItem(request_params="{}", command=delete),),
             ),
         )
+        # Dated otherwise, and then taken off an account.
+        pending = transfer(cash, alice, status=Status.PENDING, effective_at_us=0)
+        made = await writer.apply(tenant_id, pending)
+        moved = transfer(cash, bob).entries
+        edit = commands.UpdateLedgerTransaction(id=made.inserted[0].id, entries=moved)
+        await writer.apply(tenant_id, edit)
+        statement = commands.CreateLedgerAccountStatement(
+            ledger_account_id=alice, lower_bound_us=0, upper_bound_us=1
+        )
+        await writer.apply(tenant_id, statement)
     return tenants
 
 

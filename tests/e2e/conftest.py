@@ -15,7 +15,7 @@ import pytest
 from modern_treasury import ModernTreasury
 
 pytest.register_assert_rewrite(
-    "test_scenarios", "test_transaction_scenarios", "test_bulk_scenarios"
+    "test_scenarios", "test_transaction_scenarios", "test_bulk_scenarios", "test_time_scenarios"
 )
 
 ROOT = Path(__file__).parents[2]
