@@ -203,7 +203,8 @@ CREATE TABLE ledger_account_statements (
 
 GRANT SELECT ON ledger_account_day_shifts, ledger_account_bare_versions, ledger_account_statements
     TO cloister_writer, cloister_reader, cloister_auditor;
-GRANT INSERT, UPDATE ON ledger_account_day_shifts, ledger_account_bare_versions,
-    ledger_account_statements TO cloister_writer;
+GRANT INSERT ON ledger_account_day_shifts, ledger_account_bare_versions, ledger_account_statements
+    TO cloister_writer;
+GRANT UPDATE ON ledger_account_day_shifts TO cloister_writer;
 
 SELECT show_readers_own_rows('ledger_account_day_shifts', 'ledger_account_bare_versions', 'ledger_account_statements');

@@ -406,7 +406,6 @@ def test_refused_entries(
         ({"effective_date": "2024-01-02T00:00:00Z"}, "effective_date"),
         ({"ledgerable_type": "counterparty", "ledgerable_id": "x"}, "ledgerable_type"),
         ({"ledgerable_id": "x"}, "ledgerable_type"),
-        ({"archive_on_balance_lock_failure": True}, "archive_on_balance_lock_failure"),
         (
             {"ledger_account_category_balance_locks": [{}]},
             "ledger_account_category_balance_locks[0].ledger_account_category_id",

@@ -219,13 +219,16 @@ OTHER_CHANGES = (
     "ALTER ROLE cloister_writer SUPERUSER",
     "COPY journal TO PROGRAM 'cat'",
 )
+NEVER_CHANGED = {
+    "journal",
+    "idempotency_keys",
+    "ledger_transaction_versions",
+    "ledger_account_bare_versions",
+    "ledger_account_statements",
+}
 WRITER_MAY = {
     *(("INSERT", table) for table in ALL_TENANT_TABLES),
-    *(
-        ("UPDATE", table)
-        for table in ALL_TENANT_TABLES
-        if table != "journal" and table != "idempotency_keys"
-    ),
+    *(("UPDATE", table) for table in ALL_TENANT_TABLES if table not in NEVER_CHANGED),
     ("DELETE", "idempotency_keys"),
 }
 
