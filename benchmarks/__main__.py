@@ -1,4 +1,4 @@
-"""`python -m benchmarks [engine|api|router|time|all] [--quick]`.
+"""`python -m benchmarks [engine|api|router|time|lists|all] [--quick]`.
 
 Progress goes to stderr, markdown to stdout; `out/NAME.json` and README.md's tables are written.
 A benchmark that cannot run here says why and the others go on; the exit status is 1 when one of
@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks.api import run_api
 from benchmarks.engine import run_engine_benchmark
 from benchmarks.errors import BenchmarkError, Skipped
+from benchmarks.lists import run_lists
 from benchmarks.report import Progress, Report, store
 from benchmarks.router import run_router
 from benchmarks.table import fill_readme, render, unmet
@@ -28,6 +29,7 @@ class Name(StrEnum):
     API = "api"
     ROUTER = "router"
     TIME = "time"
+    LISTS = "lists"
     ALL = "all"
 
 
@@ -40,6 +42,7 @@ BENCHMARKS: Final[dict[Name, Benchmark]] = {
     Name.API: run_api,
     Name.ROUTER: run_router,
     Name.TIME: run_time,
+    Name.LISTS: run_lists,
 }
 console = Console(stderr=True, highlight=False)
 

@@ -46,6 +46,12 @@ class IdSource:
         return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{self._counter:03x}-8{SHARD:03x}-0{node}"
 
 
+def first_id(at_us: int) -> str:
+    """Not above any id that was drawn at that time or later."""
+    ms = max(at_us // 1000, 0)
+    return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7000-8000-000000000000"
+
+
 def derive_id(id_base: str, ordinal: int) -> str:
     """The id of a command's row number `ordinal`; number 0 has the base itself."""
     return f"{id_base[:24]}{int(id_base[24:], 16) + ordinal:012x}"

@@ -10,6 +10,7 @@ from typing import Final, LiteralString
 import msgspec
 
 from cell.errors import Unprocessable
+from cell.ids import first_id
 from cell.pagination import Page
 from cell.parameters import BALANCE_OPERATORS, OPERATORS, Filter, Kind
 from cell.query import Query
@@ -37,6 +38,8 @@ class Filters:
         """Read each filter from the query and restrict the listing by those that are there."""
         for one in declared:
             self._apply(one.name, one.kind, one.sql, one.choices)
+            if one.ids:
+                self._from_first_id(one.name, one.ids)
 
     def _apply(self, name: str, kind: Kind, sql: LiteralString, choices: Iterable[str]) -> None:
         match kind:
@@ -156,6 +159,12 @@ class Filters:
     ) -> None:
         for operator, text in self._operands(name, operators):
             self._compare(sql, operators[operator], placeholder, parse(text, name))
+
+    def _from_first_id(self, name: str, ids: LiteralString) -> None:
+        """The same lower bound, of ids: those are drawn at the time of their row or later."""
+        for operator, text in self._operands(name, OPERATORS):
+            if operator in ("gt", "gte", "eq"):
+                self.add(ids + " >= %s::uuid", first_id(parse_timestamp(text, name)))
 
     def _compare(
         self, sql: LiteralString, operator: LiteralString, operand: LiteralString, value: object

@@ -71,3 +71,6 @@ class Filter(Parameter):
     sql: LiteralString
     """A column; or, where it holds `%s`, a whole condition on the value. Kinds with operators take
     the operator in place of `{op}`: `EXISTS (SELECT … WHERE at_us {op} %s)`."""
+    ids: LiteralString = field(default="", kw_only=True)
+    """Of TIMES: a column of ids which are never of an earlier time than the row's. What is not
+    before a time is then found in the index of ids, which is the list's order, too."""

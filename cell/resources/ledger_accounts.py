@@ -287,9 +287,9 @@ FILTERS: Final = (
     Filter("pending_balance_amount", Kind.BALANCES, _PENDING),
     Filter("posted_balance_amount", Kind.BALANCES, _POSTED),
     Filter("available_balance_amount", Kind.BALANCES, _AVAILABLE),
-    Filter("created_at", Kind.TIMES, "a.created_at_us"),
+    Filter("created_at", Kind.TIMES, "a.created_at_us", ids="a.id"),
     Filter("updated_at", Kind.TIMES, "a.updated_at_us"),
-    Filter("metadata", Kind.METADATA, "a.metadata"),
+    Filter("metadata", Kind.METADATA, "a.metadata @> %s::jsonb AND a.metadata <> '{}'"),
 )
 
 

@@ -134,10 +134,10 @@ FILTERS: Final = (
     Filter("amount", Kind.INTEGERS, "e.amount"),
     Filter("ledger_account_lock_version", Kind.INTEGERS, "e.lock_version"),
     Filter("effective_at", Kind.TIMES, "e.effective_at_us"),
-    Filter("created_at", Kind.TIMES, "e.created_at_us"),
+    Filter("created_at", Kind.TIMES, "e.created_at_us", ids="e.id"),
     Filter("updated_at", Kind.TIMES, "e.updated_at_us"),
     Filter("effective_date", Kind.DAYS, _OF_TRANSACTION_DATED),
-    Filter("metadata", Kind.METADATA, "e.metadata"),
+    Filter("metadata", Kind.METADATA, "e.metadata @> %s::jsonb AND e.metadata <> '{}'"),
 )
 
 _IN_CATEGORY: Final = in_category("e.ledger_account_id")

@@ -275,9 +275,9 @@ FILTERS: Final = (
     Filter("effective_at", Kind.TIMES, "t.effective_at_us"),
     Filter("effective_date", Kind.DAYS, "t.effective_at_us"),
     Filter("posted_at", Kind.TIMES, "t.posted_at_us"),
-    Filter("created_at", Kind.TIMES, "t.created_at_us"),
+    Filter("created_at", Kind.TIMES, "t.created_at_us", ids="t.id"),
     Filter("updated_at", Kind.TIMES, "t.updated_at_us"),
-    Filter("metadata", Kind.METADATA, "t.metadata"),
+    Filter("metadata", Kind.METADATA, "t.metadata @> %s::jsonb AND t.metadata <> '{}'"),
 )
 AMOUNT: Final = Parameter("amount", Kind.INTEGERS)
 

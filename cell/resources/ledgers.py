@@ -120,7 +120,7 @@ def _require_id(call: Call) -> str:
 FILTERS: Final = (
     Filter("id", Kind.IDS, "l.id"),
     Filter("metadata", Kind.METADATA, "l.metadata"),
-    Filter("created_at", Kind.TIMES, "l.created_at_us"),
+    Filter("created_at", Kind.TIMES, "l.created_at_us", ids="l.id"),
     Filter("updated_at", Kind.TIMES, "l.updated_at_us"),
 )
 

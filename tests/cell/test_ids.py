@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cell.ids import IdSource, derive_id
+from cell.ids import IdSource, derive_id, first_id
 
 NOW_US = 1_700_000_000_123_456
 
@@ -55,3 +55,10 @@ def test_entries_keep_their_order_at_both_ends_of_the_random_part(random: object
     base = IdSource(random_bytes=random).draw(NOW_US)  # type: ignore[arg-type]
     derived = [derive_id(base, ordinal) for ordinal in range(1001)]
     assert derived == sorted(derived)
+
+
+@pytest.mark.parametrize("at_us", [0, 1_704_164_645_678_901, 253_402_300_799_999_999])
+def test_first_id_is_not_above_what_is_drawn_then(at_us: int) -> None:
+    drawn = IdSource(bytes).draw(at_us)
+    assert first_id(at_us) <= drawn < first_id(at_us + 1000)
+    assert first_id(at_us - 1_000_000) <= first_id(at_us)

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import pytest
 
 from cell.errors import Unprocessable
+from cell.ids import first_id
 from cell.ledger.model import TenantId
 from cell.listing import Filters
 from cell.pagination import Order, Page, Position
@@ -120,3 +121,15 @@ def test_pages_as_statements(
     position = None if after is None else Position(key=after, id=ID)
     page = Page(tenant_id=TENANT, listing="things", per_page=10, order=order, after=position)
     assert statement(filters(), page) == (text + " LIMIT %s", [*parameters, 11])
+
+
+@pytest.mark.parametrize("operator", ["gt", "gte", "eq", "lt", "lte"])
+def test_lower_bounds_of_creation_are_bounds_of_ids(operator: str) -> None:
+    """An id is drawn at the time of its row or later; earlier it cannot be, so that is all."""
+    built = filters((f"created_at[{operator}]", "2024-01-02T03:04:05.678901Z"))
+    built.apply([Filter("created_at", Kind.TIMES, "t.created_at_us", ids="t.id")])
+    text, parameters = statement(built)
+    is_lower = operator in ("gt", "gte", "eq")
+    assert (" AND t.id >= %s::uuid" in text) is is_lower
+    if is_lower:
+        assert parameters[1] == first_id(1_704_164_645_678_901)

@@ -1,0 +1,63 @@
+"""Method: Schemathesis makes requests of the OpenAPI document, good and bad, always the same ones,
+and holds every answer against it: no 5xx, no status, header or body that is not described, nothing
+accepted that the document forbids, no access without credentials.
+
+Two checks are told what a schema cannot say. Well-formed requests may be refused: ids are unknown,
+entries do not balance, a cursor is of another list. Malformed ones may be refused by any 4xx. Its
+plugin for pytest is switched off: every start of every suite would wait for its imports.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from cell_process import Access, CellProcess
+from hypothesis import HealthCheck, given, settings
+from schemathesis.config import SchemathesisConfig
+from schemathesis.generation.modes import GenerationMode
+
+from cell.openapi import describe
+from cell.routes import ROUTES
+
+EXAMPLES = 12
+"""Requests of each operation and mode; the whole file has to stay below two minutes."""
+
+REFUSALS = ["400", "401", "404", "405", "409", "413", "415", "422"]
+CONFIG = SchemathesisConfig.from_dict(
+    {
+        "generation": {"deterministic": True, "database": "none", "no-shrink": True},
+        "checks": {
+            "positive_data_acceptance": {"expected-statuses": ["2xx", *REFUSALS]},
+            "negative_data_rejection": {"expected-statuses": REFUSALS},
+        },
+    }
+)
+OPERATIONS = [
+    found.ok()
+    for found in schemathesis.openapi.from_dict(
+        describe(ROUTES), config=CONFIG
+    ).get_all_operations()
+]
+
+
+@pytest.fixture(scope="module")
+def tenant(served_cell: CellProcess) -> Iterator[Access]:
+    yield served_cell.new_tenant()
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
+def test_answers_are_as_described(operation: Any, mode: GenerationMode, tenant: Access) -> None:
+    @settings(
+        derandomize=True,
+        database=None,
+        max_examples=EXAMPLES,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        credentials = (tenant.organization_id, tenant.api_key)
+        case.call_and_validate(base_url=tenant.base_url, auth=credentials, timeout=30)
+
+    ask()

@@ -1,0 +1,157 @@
+"""Method: the document as the cell serves it. Every route is in it, it is well-formed OpenAPI, and
+what each endpoint really answers, to the last optional value, fits what is said of it.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+from cell_process import CellProcess
+
+from cell.openapi import PATH, describe
+from cell.parameters import Kind
+from cell.routes import ROUTES
+
+UNKNOWN = "00000000-0000-7000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def http(served_cell: CellProcess) -> Iterator[httpx.Client]:
+    with served_cell.new_tenant().http() as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def document(http: httpx.Client) -> Any:
+    return http.get(PATH).raise_for_status().json()
+
+
+def test_every_route_is_described(document: Any) -> None:
+    assert document == describe(ROUTES)
+    described = {(path, method.upper()) for path, of in document["paths"].items() for method in of}
+    assert described == {(route.path, route.method) for route in ROUTES}
+    operations = [operation for of in document["paths"].values() for operation in of.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert all(operation["summary"] for operation in operations)
+
+
+def test_routes_say_what_they_read_and_answer() -> None:
+    for route in ROUTES:
+        at = (route.method, route.path)
+        assert route.shows is not None or route.method not in ("GET", "POST"), at
+        assert route.body is not None or route.method not in ("POST", "PATCH"), at
+        names = [parameter.name for parameter in route.parameters]
+        assert len(set(names)) == len(names), at
+
+
+def test_schemas_are_well_formed(document: Any) -> None:
+    for schema in document["components"]["schemas"].values():
+        assert jsonschema_rs.meta.is_valid(schema), schema
+    names = set(document["components"]["schemas"])
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in names
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (text for key, text in value.items() if key == "$ref")
+        for part in value.values():
+            yield from references(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from references(part)
+
+
+def test_views_are_closed(document: Any) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        if name.endswith("View") and name != "ErrorView":
+            assert schema["additionalProperties"] is False
+            assert schema["required"] == list(schema["properties"])
+
+
+def test_described_parameters_are_read(http: httpx.Client) -> None:
+    """A value that none of them can take is refused, with the parameter's name."""
+    for route in ROUTES:
+        path = re.sub(r"{\w+}", UNKNOWN, route.path)
+        for parameter in route.parameters:
+            if parameter.kind in (Kind.TEXT, Kind.TEXTS):
+                continue
+            answer = http.get(path, params={parameter.name: "?"})
+            assert answer.status_code == 422, (path, parameter, answer.text)
+            assert answer.json()["errors"]["parameter"] == parameter.name
+
+
+def test_real_answers_fit(http: httpx.Client, document: Any) -> None:
+    answers = Answers(http, document)
+    ledger = answers.get("POST", "/api/ledgers", {"name": "n", "metadata": {"k": "v"}})
+    accounts = [
+        answers.get(
+            "POST",
+            "/api/ledger_accounts",
+            {
+                "ledger_id": ledger["id"],
+                "name": name,
+                "normal_balance": name,
+                "currency": "USD",
+                "external_id": name,
+            },
+        )["id"]
+        for name in ("credit", "debit")
+    ]
+    entries = [
+        {"ledger_account_id": id, "direction": direction, "amount": 10**30}
+        | {"show_resulting_ledger_account_balances": True}
+        for id, direction in zip(accounts, ("credit", "debit"), strict=True)
+    ]
+    body = {"ledger_entries": entries, "external_id": "x", "description": "d"}
+    transaction = answers.get("POST", "/api/ledger_transactions", body)
+    path = "/api/ledger_transactions/{id}"
+    answers.get("PATCH", path, {"status": "posted"}, id=transaction["id"])
+    answers.get("GET", path, id="x")
+    entry = transaction["ledger_entries"][0]["id"]
+    answers.get("GET", "/api/ledger_entries/{id}", id=entry)
+    answers.get("GET", "/api/ledger_entries/{id}?show_balances=true", id=entry)
+    answers.get("PATCH", "/api/ledger_entries/{id}", {"metadata": {"a": "b"}}, id=entry)
+    account = "/api/ledger_accounts/{id}"
+    answers.get("GET", account, id="credit")
+    answers.get("PATCH", account, {"description": "d", "metadata": {"a": "b"}}, id=accounts[0])
+    answers.get("GET", "/api/ledgers/{id}", id=ledger["id"])
+    answers.get("PATCH", "/api/ledgers/{id}", {"name": "m"}, id=ledger["id"])
+    for route in ROUTES:
+        if route.method == "GET" and "{" not in route.path and route.path != PATH:
+            answers.get("GET", route.path)
+    answers.get("GET", "/api/ledger_entries?show_deleted=true&show_balances=true")
+    answers.get("DELETE", account, id=accounts[0])
+    answers.get("DELETE", "/api/ledgers/{id}", id=ledger["id"])
+    for route in ROUTES:
+        if "{id}" in route.path:
+            answers.get(route.method, route.path, route.body and {"metadata": {}}, id=UNKNOWN)
+    answers.get("POST", "/api/ledgers", {"name": 1})
+
+
+class Answers:
+    """Real answers, each held against what the document says of it."""
+
+    def __init__(self, http: httpx.Client, document: Any) -> None:
+        self.http = http
+        self.document = document
+
+    def get(self, method: str, path: str, body: Any = None, **ids: str) -> Any:
+        address = path.format(**ids)
+        answer = self.http.request(method, address, json=body)
+        described = self.document["paths"][path.partition("?")[0]][method.lower()]["responses"]
+        assert str(answer.status_code) in described, (method, address, answer.text)
+        said = described[str(answer.status_code)]
+        for name, header in said.get("headers", {}).items():
+            assert not header.get("required") or name in answer.headers
+        if "content" not in said:
+            assert answer.content == b""
+            return None
+        schema = said["content"][answer.headers["content-type"]]["schema"]
+        whole = {"components": self.document["components"], "allOf": [schema]}
+        jsonschema_rs.validate(whole, json.loads(answer.content))
+        return answer.json()

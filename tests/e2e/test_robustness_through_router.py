@@ -1,0 +1,13 @@
+"""Method: the table of bad and odd input once more, now through the router of a whole platform: the
+same statuses about the same parameters as from a cell.
+"""
+
+import sys
+from pathlib import Path
+
+# The table lies beside the cell's tests and asks nothing but the fixture `access`.
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cell"))
+
+from test_robustness import *  # noqa: F403
+from test_through_router import access, control  # noqa: F401
