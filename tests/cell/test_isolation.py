@@ -5,16 +5,20 @@ in paths, filters, bodies and cursors; status, headers and body compared to the 
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import httpx
 import pytest
-from cell_process import Access, CellProcess
+from cell_process import DEADLINE_S, Access, CellProcess
 
 from cell.openapi import PATH
 
 UNKNOWN = "0190a000-0000-7000-8000-00000000dead"
+BULK = "/api/bulk_requests"
+RESOURCES_MIN = 11
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -45,12 +49,57 @@ class Belongings:
             for id, direction in zip(accounts, ("credit", "debit"), strict=True)
         ]
         self.post("/api/ledger_transactions", {"ledger_entries": entries, "external_id": "mine"})
+        category = self.post(
+            "/api/ledger_account_categories",
+            {"ledger_id": ledger, "name": "n", "normal_balance": "credit", "currency": "USD"},
+        )["id"]
+        http.put(
+            f"/api/ledger_account_categories/{category}/ledger_accounts/{accounts[0]}"
+        ).raise_for_status()
+        condition = {"field": "posted_balance_amount", "operator": "less_than", "value": 0}
+        self.post(
+            "/api/ledger_account_balance_monitors",
+            {"ledger_account_id": accounts[0], "alert_condition": condition},
+        )
+        self.post(
+            "/api/ledger_account_settlements",
+            {
+                "settled_ledger_account_id": accounts[0],
+                "contra_ledger_account_id": accounts[1],
+                "status": "drafting",
+            },
+        )
+        self.post(
+            "/api/ledger_account_statements",
+            {
+                "ledger_account_id": accounts[0],
+                "effective_at_lower_bound": "2024-01-01T00:00:00Z",
+                "effective_at_upper_bound": "2024-02-01T00:00:00Z",
+            },
+        )
+        self.post("/api/webhook_endpoints", {"url": "https://192.0.2.1/hook"})
+        self.post(
+            BULK,
+            {
+                "action_type": "create",
+                "resource_type": "ledger_transaction",
+                "resources": [{"ledger_entries": entries}],
+            },
+        )
 
     def post(self, path: str, body: Any) -> Any:
         self.bodies[path] = body
         answer = self.http.post(path, json=body)
         assert answer.status_code == 201, answer.text
         return answer.json()
+
+    def named_in(self, path: str) -> dict[str, str]:
+        """An id of one's own for each name in braces, of the resource in front of it."""
+        own = self.ids
+        return {
+            name: own.get(f"/api/{resource}", UNKNOWN)
+            for resource, name in re.findall(r"(\w+)/{(\w+)}", path)
+        }
 
     def lists(self) -> Iterator[tuple[str, Any]]:
         """Path and description of each list."""
@@ -60,6 +109,7 @@ class Belongings:
                 if any(parameter["name"] == "after_cursor" for parameter in parameters):
                     yield path, parameters
 
+    @cached_property
     def ids(self) -> dict[str, str]:
         """An id of each list that holds anything, by its path."""
         pages = {path: self.http.get(path).json() for path, _ in self.lists()}
@@ -85,15 +135,15 @@ def essence(answer: httpx.Response, *ids: str) -> tuple[Any, ...]:
 
 
 def test_ids_in_paths(pair: tuple[Belongings, Belongings]) -> None:
-    """Also of another resource: what is a ledger's id there is no account's here."""
+    """Also of another resource: what is a ledger's id there is no account's here. Where a path
+    names two, the other one is one's own."""
     mine, other = pair
     for path, operations in mine.document["paths"].items():
-        names = re.findall(r"{(\w+)}", path)
-        for name in names:
+        others = mine.named_in(path)
+        for name in others:
             for method, operation in operations.items():
                 body = {} if "requestBody" in operation else None
-                others = dict.fromkeys(names, UNKNOWN)
-                for id in other.ids().values():
+                for id in other.ids.values():
                     theirs, nobodys = (
                         mine.http.request(method, path.format(**others | {name: asked}), json=body)
                         for asked in (id, UNKNOWN)
@@ -103,12 +153,16 @@ def test_ids_in_paths(pair: tuple[Belongings, Belongings]) -> None:
 
 def test_own_ids(pair: tuple[Belongings, Belongings]) -> None:
     mine, _ = pair
-    for path, id in mine.ids().items():
-        found = mine.http.get(f"{path}/{id}")
-        assert found.status_code == 200, path
-        assert found.json()["id"] == id
-        listed = mine.http.get(path, params={"id[]": id}).json()
-        assert id in [item["id"] for item in listed]
+    ids = mine.ids
+    assert len(ids) >= RESOURCES_MIN
+    for path, parameters in mine.lists():
+        if f"{path}/{{id}}" in mine.document["paths"]:
+            found = mine.http.get(f"{path}/{ids[path]}")
+            assert found.status_code == 200, path
+            assert found.json()["id"] == ids[path]
+        if any(parameter["name"] == "id[]" for parameter in parameters):
+            listed = mine.http.get(path, params={"id[]": ids[path]}).json()
+            assert ids[path] in [item["id"] for item in listed]
 
 
 def test_other_names_in_paths(pair: tuple[Belongings, Belongings]) -> None:
@@ -130,7 +184,7 @@ def test_ids_in_filters(pair: tuple[Belongings, Belongings]) -> None:
             schema = parameter["schema"].get("items", parameter["schema"])
             if schema.get("format") != "uuid":
                 continue
-            for id in other.ids().values():
+            for id in other.ids.values():
                 theirs, nobodys = (
                     mine.http.get(path, params={parameter["name"]: asked})
                     for asked in (id, UNKNOWN)
@@ -150,9 +204,12 @@ def test_lists_hold_ones_own_only(pair: tuple[Belongings, Belongings]) -> None:
 def test_ids_in_bodies(pair: tuple[Belongings, Belongings]) -> None:
     mine, other = pair
     for path, body in mine.bodies.items():
+        if path == BULK:
+            # Accepted, whatever its rows say: see `test_rows_of_bulk_requests`.
+            continue
         text = json.dumps(body)
         for own in set(UUID.findall(text)):
-            for id in other.ids().values():
+            for id in other.ids.values():
                 theirs, nobodys = (
                     mine.http.post(path, json=json.loads(text.replace(own, asked)))
                     for asked in (id, UNKNOWN)
@@ -161,12 +218,37 @@ def test_ids_in_bodies(pair: tuple[Belongings, Belongings]) -> None:
                 assert theirs.status_code in (404, 422)
 
 
+def test_rows_of_bulk_requests(pair: tuple[Belongings, Belongings]) -> None:
+    mine, other = pair
+    text = json.dumps(mine.bodies[BULK])
+    own = set(UUID.findall(text))
+    asked = [text.replace(each, id) for each in own for id in (*other.ids.values(), UNKNOWN)]
+    errors = set()
+    for body in asked:
+        created = mine.http.post(BULK, json=json.loads(body)).raise_for_status().json()
+        errors.add(failure(mine.http, created["id"]))
+    assert len(errors) == 1
+
+
+def failure(http: httpx.Client, request_id: str) -> str:
+    """Why the one row of the bulk request failed, but for the id that it names."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline_s:
+        params = {"request_id": request_id}
+        (result,) = http.get("/api/bulk_results", params=params).raise_for_status().json()
+        if result["status"] != "pending":
+            assert result["status"] == "failed"
+            return UUID.sub("ID", json.dumps(result["entity"]["request_errors"]))
+        time.sleep(0.02)
+    raise AssertionError("still pending")
+
+
 def test_cursors(pair: tuple[Belongings, Belongings]) -> None:
     mine, other = pair
     for _ in range(2):
         for each in pair:
             for path in each.bodies:
-                fresh = each.bodies[path] | {"external_id": None}
+                fresh = {k: v for k, v in each.bodies[path].items() if k != "external_id"}
                 each.http.post(path, json=fresh).raise_for_status()
     for path, _ in mine.lists():
         cursor = other.http.get(path, params={"per_page": 1}).headers.get("x-after-cursor")
@@ -200,4 +282,5 @@ def test_keys_of_another(served_cell: CellProcess, pair: tuple[Belongings, Belon
     with crossed.http() as http:
         for path, operations in pair[0].document["paths"].items():
             for method in operations:
-                assert http.request(method, path.format(id=UNKNOWN)).status_code == 401
+                asked = re.sub(r"{\w+}", UNKNOWN, path)
+                assert http.request(method, asked).status_code == 401
