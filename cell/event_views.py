@@ -17,12 +17,13 @@ from cell.ledger.model import (
     AccountBalances,
     BalanceMonitor,
     LedgerAccount,
+    LedgerAccountSettlement,
     LedgerEntry,
     LedgerTransaction,
     Row,
 )
 from cell.resources import ledger_account_balance_monitors as monitors
-from cell.resources import ledger_transactions
+from cell.resources import ledger_account_settlements, ledger_transactions
 from cell.timestamps import render_timestamp
 
 
@@ -122,4 +123,5 @@ def _balances_of(account_id: str, balances: AccountBalances, record: Record) -> 
 DATA_OF_ROW: Final[dict[type[Row], Callable[[Any, Record], Any]]] = {
     LedgerTransaction: _transaction,
     BalanceMonitor: _monitor,
+    LedgerAccountSettlement: lambda row, _: ledger_account_settlements.show(row),
 }

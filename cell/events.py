@@ -11,8 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
+from msgspec import UNSET
+
 from cell.journal import Record
-from cell.ledger.model import BalanceMonitor, LedgerEntry, LedgerTransaction, Row, Status, TenantId
+from cell.ledger.commands import (
+    ContinueLedgerAccountSettlement,
+    CreateLedgerAccountSettlement,
+    UpdateLedgerAccountSettlement,
+)
+from cell.ledger.model import (
+    BalanceMonitor,
+    LedgerAccountSettlement,
+    LedgerEntry,
+    LedgerTransaction,
+    Row,
+    SettlementStatus,
+    Status,
+    TenantId,
+)
 
 
 class EventKind(IntEnum):
@@ -23,6 +39,9 @@ class EventKind(IntEnum):
     TRANSACTION_ARCHIVED = 3
     MONITOR_TRIGGERED = 4
     MONITOR_RESOLVED = 5
+    SETTLEMENT_GATHERED = 6
+    SETTLEMENT_POSTED = 7
+    SETTLEMENT_ARCHIVED = 8
 
 
 class KindName(NamedTuple):
@@ -38,6 +57,9 @@ NAMES: Final[dict[EventKind, KindName]] = {
     EventKind.TRANSACTION_ARCHIVED: KindName("ledger_transaction", "archived"),
     EventKind.MONITOR_TRIGGERED: KindName("ledger_account_balance_monitor", "triggered"),
     EventKind.MONITOR_RESOLVED: KindName("ledger_account_balance_monitor", "resolved"),
+    EventKind.SETTLEMENT_GATHERED: KindName("ledger_account_settlement", "finish_processing"),
+    EventKind.SETTLEMENT_POSTED: KindName("ledger_account_settlement", "posted"),
+    EventKind.SETTLEMENT_ARCHIVED: KindName("ledger_account_settlement", "finish_archiving"),
 }
 
 
@@ -83,9 +105,32 @@ def _of_monitor(row: BalanceMonitor, record: Record, is_new: bool) -> tuple[Even
     return (EventKind.MONITOR_RESOLVED,)
 
 
+def _of_settlement(
+    row: LedgerAccountSettlement, record: Record, is_new: bool
+) -> tuple[EventKind, ...]:
+    """Gathering ends in a creation or in a step; the rest is asked for by a status."""
+    command = record.command
+    if row.updated_at_us != record.at_us:
+        # A repeat, which changed nothing.
+        return ()
+    asked = command.status if isinstance(command, UpdateLedgerAccountSettlement) else UNSET
+    gathers = isinstance(command, CreateLedgerAccountSettlement | ContinueLedgerAccountSettlement)
+    match row.status:
+        case SettlementStatus.PENDING if gathers:
+            return (EventKind.SETTLEMENT_GATHERED,)
+        case SettlementStatus.POSTED if gathers:
+            return (EventKind.SETTLEMENT_GATHERED, EventKind.SETTLEMENT_POSTED)
+        case SettlementStatus.POSTED if asked is SettlementStatus.POSTED:
+            return (EventKind.SETTLEMENT_POSTED,)
+        case SettlementStatus.ARCHIVED if gathers or asked is SettlementStatus.ARCHIVED:
+            return (EventKind.SETTLEMENT_ARCHIVED,)
+    return ()
+
+
 EVENTS_OF_ROW: Final[dict[type[Row], KindsOfRow]] = {
     LedgerTransaction: _of_transaction,
     BalanceMonitor: _of_monitor,
+    LedgerAccountSettlement: _of_settlement,
 }
 
 

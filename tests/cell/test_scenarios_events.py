@@ -175,6 +175,35 @@ def test_transactions_make_events(books: Books) -> None:
     assert events.list(event_name="created", entity_id=pending.id).items[0].event_name == "created"
 
 
+def test_settlements_make_events(books: Books) -> None:
+    settlements, events = books.client.ledger_account_settlements, books.client.events
+    between: Any = {
+        "settled_ledger_account_id": books.alice,
+        "contra_ledger_account_id": books.cash,
+    }
+
+    def names(id: str) -> list[str]:
+        return [event.event_name for event in events.list(entity_id=id)]
+
+    books.deposit(5)
+    first = settlements.create(**between)
+    settlements.update(first.id, description="d")
+    assert names(first.id) == ["finish_processing"]
+    settlements.update(first.id, status="archived")
+    settlements.update(first.id, status="archived")
+    assert names(first.id) == ["finish_archiving", "finish_processing"]
+    second = settlements.create(**between)
+    settlements.update(second.id, status="posted")
+    assert names(second.id) == ["posted", "finish_processing"]
+    data: Any = next(iter(events.list(entity_id=second.id))).data
+    assert (data["id"], data["status"], data["amount"]) == (second.id, "posted", 5)
+    books.deposit(7)
+    third = settlements.create(**between, status="posted")
+    assert names(third.id) == ["posted", "finish_processing"]
+    drafted = settlements.create(**between, status="drafting")
+    assert names(drafted.id) == []
+
+
 def test_events_are_filtered_and_paged(access: Access, books: Books) -> None:
     events = books.client.events
     for amount in range(1, 8):

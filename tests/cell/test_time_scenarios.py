@@ -152,9 +152,9 @@ def test_a25_statement(books: Books) -> None:
 
 def test_versions_of_a_statement_are_those_it_was_made_of(books: Books) -> None:
     client, dated = books.client, "2024-01-15T00:00:00Z"
-    edited = books.deposit(100, effective_at=dated, status="pending")
+    edited = books.deposit(100, effective_at=dated, status="pending").id
     client.ledger_transactions.update(edited, description="second")
-    other = books.deposit(7, effective_at="2024-02-01T00:00:00Z")
+    other = books.deposit(7, effective_at="2024-02-01T00:00:00Z").id
     statement = client.ledger_account_statements.create(
         ledger_account_id=books.alice,
         effective_at_lower_bound=datetime(2024, 1, 1, tzinfo=UTC),
