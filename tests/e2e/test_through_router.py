@@ -1,5 +1,6 @@
 """Method: the acceptance scenarios once more, now through the router of a whole platform: each with
-a tenant made over the control plane's API, on one cell and the other in turn, one address for all.
+a tenant made over the control plane's API, on one cell and the other in turn, one address for all,
+by the synchronous SDK and by the asynchronous one.
 """
 
 import contextlib
@@ -16,7 +17,8 @@ from modern_treasury import NotFoundError
 # The scenarios lie beside the cell's tests and ask nothing but the fixture `access`.
 sys.path.insert(0, str(Path(__file__).parents[1] / "cell"))
 
-from cell_process import Access
+from blocking_sdk import BlockingClient
+from cell_process import DEADLINE_S, Access
 from test_bulk_scenarios import *  # noqa: F403
 from test_category_scenarios import *  # noqa: F403
 from test_scenarios import *  # noqa: F403
@@ -45,14 +47,29 @@ def control(platform: Any) -> Iterator[httpx.Client]:
         yield client
 
 
-def new_access(platform: Any, control: httpx.Client, cell: str) -> Access:
+class AsyncAccess(Access):
+    """Its SDK is the asynchronous one."""
+
+    def sdk(self, *, strict: bool = True, **options: Any) -> Any:
+        return BlockingClient(
+            DEADLINE_S,
+            organization_id=self.organization_id,
+            base_url=self.base_url,
+            _strict_response_validation=strict,
+            **{"api_key": self.api_key, **options},
+        )
+
+
+def new_access(
+    platform: Any, control: httpx.Client, cell: str, kind: type[Access] = Access
+) -> Access:
     slug = f"scenario-{next(NUMBERS)}"
     created = control.post("/v1/tenants", json={"slug": slug, "cell": cell})
     assert created.status_code == 201, created.text
     second = control.post(f"/v1/tenants/{slug}/keys")
     assert second.status_code == 201, second.text
     assert created.json()["cell"] == cell
-    return Access(
+    return kind(
         base_url=platform.ready["router"],
         organization_id=created.json()["organization_id"],
         api_key=created.json()["api_key"],
@@ -60,9 +77,9 @@ def new_access(platform: Any, control: httpx.Client, cell: str) -> Access:
     )
 
 
-@pytest.fixture
-def access(platform: Any, control: httpx.Client) -> Access:
-    return new_access(platform, control, CELLS[next(NUMBERS) % 2])
+@pytest.fixture(params=[Access, AsyncAccess], ids=["sync", "async"])
+def access(platform: Any, control: httpx.Client, request: pytest.FixtureRequest) -> Access:
+    return new_access(platform, control, CELLS[next(NUMBERS) % 2], request.param)
 
 
 @pytest.fixture
