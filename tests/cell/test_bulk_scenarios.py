@@ -135,9 +135,13 @@ def test_rows_that_need_an_immediate_answer_fail(books: Books, client: ModernTre
         {"ledger_entries": [debit(books.cash, 1, **fields), credit(books.alice, 1)]}
         for fields in refused.values()
     ]
+    category_lock = {
+        "ledger_account_category_id": str(uuid.uuid4()),
+        "pending_balance_amount": {"gte": 0},
+    }
     rows += [
         posted(books, 1, archive_on_balance_lock_failure=True),
-        posted(books, 1, ledger_account_category_balance_locks=[{}]),
+        posted(books, 1, ledger_account_category_balance_locks=[category_lock]),
         posted(books, -1),
         {"status": "posted"},
     ]

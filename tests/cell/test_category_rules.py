@@ -221,14 +221,18 @@ def command_of(books: Books, kind: str, first: int, second: int) -> Any:
     }[kind]()
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(STEPS)
 def test_rules_agree_with_a_naive_graph(steps: list[tuple[str, int, int]]) -> None:
     books = Books()
+    done = {"u": (0, 0), "r": (0, 0)}
     for kind, first, second in steps:
+        if kind in done and second % 2:
+            # Taking out at random what was never put in is refused nearly always.
+            first, second = done[kind]
         books.step(command_of(books, kind, first, second))
+        if kind in "na":
+            done["u" if kind == "n" else "r"] = (first, second)
 
 
 @pytest.mark.parametrize(

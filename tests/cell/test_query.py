@@ -68,7 +68,6 @@ def test_ids_are_read_in_any_case() -> None:
         ([("id[]", ID), ("id[]", "x")], lambda q: q.uuids("id"), "id"),
         ([("status", "open")], lambda q: q.choices("status", Status), "status"),
         ([("a", "\0")], None, "a"),
-        ([("balances[effective_at]", "2024-01-01")], None, "balances"),
     ],
 )
 def test_refused(pairs: list[tuple[str, str]], read, parameter: str) -> None:  # type: ignore[no-untyped-def]

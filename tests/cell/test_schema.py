@@ -8,11 +8,13 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
 from cell_writing import API_KEY, Writing, execute, own_tenant, rows, transfer, write
+from ledger_audit import assert_ledger_holds
 from psycopg import errors, sql
 
 from cell import schema
@@ -86,63 +88,82 @@ def test_every_tenant_table_has_row_level_security(cell_database: Any) -> None:
     assert {name for (name,) in bypassing} & set(ROLES) == {"cloister_writer", "cloister_auditor"}
 
 
-@pytest.fixture
-async def two_tenants(cell_database: Any, writer: Writing) -> tuple[TenantId, TenantId]:
-    """Each with a row in every table."""
-    tenants = own_tenant(cell_database.writer_dsn), own_tenant(cell_database.writer_dsn)
-    for tenant_id in tenants:
-        key = commands.CreateApiKey(id=API_KEY, secret_sha256="a" * 64)
-        await writer.apply(tenant_id, key)
-        ledger_id = await writer.ledger(tenant_id)
-        upper = await writer.category(tenant_id, ledger_id)
-        await writer.category(tenant_id, ledger_id, category_ids=(upper,))
-        cash, alice, bob = await writer.accounts(tenant_id, 3, ledger_id)
-        await writer.apply(tenant_id, transfer(cash, alice), key="k")
-        await writer.apply(tenant_id, monitor_of(alice))
-        execute(cell_database.writer_dsn, "INSERT INTO event_watermarks VALUES (%s, 1)", tenant_id)
-        place = (tenant_id, alice)
-        execute(cell_database.writer_dsn, "INSERT INTO event_index VALUES (%s, %s, 1, 1)", *place)
-        settlement = commands.CreateLedgerAccountSettlement(
-            settled_ledger_account_id=alice,
-            contra_ledger_account_id=cash,
-            entries_per_step=10,
-            allows_either_direction=True,
-        )
-        await writer.apply(tenant_id, settlement)
-        held = await writer.apply(tenant_id, transfer(cash, alice, status=Status.PENDING))
-        posted = commands.UpdateLedgerTransaction(id=held.inserted[0].id, status=Status.POSTED)
-        await writer.apply(tenant_id, posted)
-        endpoint = commands.CreateWebhookEndpoint(url="https://example.com/hook")
-        receiver = (await writer.apply(tenant_id, endpoint)).inserted[0]
-        given_up = commands.RecordWebhookDelivery(
-            id=receiver.id,
-            delivered_seq=receiver.seq + 1,
-            delivered_ordinal=1,
-            delivered_at_us=1,
-            dead_event_id=API_KEY,
-        )
-        await writer.apply(tenant_id, given_up)
-        await writer.account(tenant_id, ledger_id, category_ids=(upper,))
-        delete = commands.DeleteLedgerAccount(id=alice)
-        await writer.apply(
-            tenant_id,
-            commands.CreateBulkRequest(
-                action_type="delete",
-                resource_type="ledger_account",
-                items=(commands.BulkItem(request_params="{}", command=delete),),
-            ),
-        )
-        # Dated otherwise, and then taken off an account.
-        pending = transfer(cash, alice, status=Status.PENDING, effective_at_us=0)
-        made = await writer.apply(tenant_id, pending)
-        moved = transfer(cash, bob).entries
-        edit = commands.UpdateLedgerTransaction(id=made.inserted[0].id, entries=moved)
-        await writer.apply(tenant_id, edit)
-        statement = commands.CreateLedgerAccountStatement(
-            ledger_account_id=alice, lower_bound_us=0, upper_bound_us=1
-        )
-        await writer.apply(tenant_id, statement)
-    return tenants
+@dataclass(frozen=True)
+class Filled:
+    """A database with two tenants, each with a row in every table; to be read only."""
+
+    database: Any
+    tenants: tuple[TenantId, TenantId]
+
+
+@pytest.fixture(scope="module")
+def filled(make_cell_database: Any) -> Iterator[Filled]:
+    with make_cell_database() as database:
+        dsn = database.writer_dsn
+        tenants = own_tenant(dsn), own_tenant(dsn)
+        asyncio.run(fill(dsn, tenants))
+        yield Filled(database, tenants)
+        assert_ledger_holds(database.superuser_dsn)
+
+
+async def fill(dsn: str, tenants: tuple[TenantId, ...]) -> None:
+    async with write(dsn) as writer:
+        for tenant_id in tenants:
+            await fill_tenant(writer, tenant_id, dsn)
+
+
+async def fill_tenant(writer: Writing, tenant_id: TenantId, dsn: str) -> None:
+    key = commands.CreateApiKey(id=API_KEY, secret_sha256="a" * 64)
+    await writer.apply(tenant_id, key)
+    ledger_id = await writer.ledger(tenant_id)
+    upper = await writer.category(tenant_id, ledger_id)
+    await writer.category(tenant_id, ledger_id, category_ids=(upper,))
+    cash, alice, bob = await writer.accounts(tenant_id, 3, ledger_id)
+    await writer.apply(tenant_id, transfer(cash, alice), key="k")
+    await writer.apply(tenant_id, monitor_of(alice))
+    execute(dsn, "INSERT INTO event_watermarks VALUES (%s, 1)", tenant_id)
+    place = (tenant_id, alice)
+    execute(dsn, "INSERT INTO event_index VALUES (%s, %s, 1, 1)", *place)
+    settlement = commands.CreateLedgerAccountSettlement(
+        settled_ledger_account_id=alice,
+        contra_ledger_account_id=cash,
+        entries_per_step=10,
+        allows_either_direction=True,
+    )
+    await writer.apply(tenant_id, settlement)
+    held = await writer.apply(tenant_id, transfer(cash, alice, status=Status.PENDING))
+    posted = commands.UpdateLedgerTransaction(id=held.inserted[0].id, status=Status.POSTED)
+    await writer.apply(tenant_id, posted)
+    endpoint = commands.CreateWebhookEndpoint(url="https://example.com/hook")
+    receiver = (await writer.apply(tenant_id, endpoint)).inserted[0]
+    given_up = commands.RecordWebhookDelivery(
+        id=receiver.id,
+        delivered_seq=receiver.seq + 1,
+        delivered_ordinal=1,
+        delivered_at_us=1,
+        dead_event_id=API_KEY,
+    )
+    await writer.apply(tenant_id, given_up)
+    await writer.account(tenant_id, ledger_id, category_ids=(upper,))
+    delete = commands.DeleteLedgerAccount(id=alice)
+    await writer.apply(
+        tenant_id,
+        commands.CreateBulkRequest(
+            action_type="delete",
+            resource_type="ledger_account",
+            items=(commands.BulkItem(request_params="{}", command=delete),),
+        ),
+    )
+    # Dated otherwise, and then taken off an account.
+    pending = transfer(cash, alice, status=Status.PENDING, effective_at_us=0)
+    made = await writer.apply(tenant_id, pending)
+    moved = transfer(cash, bob).entries
+    edit = commands.UpdateLedgerTransaction(id=made.inserted[0].id, entries=moved)
+    await writer.apply(tenant_id, edit)
+    statement = commands.CreateLedgerAccountStatement(
+        ledger_account_id=alice, lower_bound_us=0, upper_bound_us=1
+    )
+    await writer.apply(tenant_id, statement)
 
 
 def monitor_of(account_id: str) -> commands.CreateBalanceMonitor:
@@ -160,11 +181,9 @@ def tenants_seen(connection: psycopg.Connection[Any], table: str) -> set[str]:
 
 
 @pytest.mark.parametrize("table", ALL_TENANT_TABLES)
-def test_a_reader_sees_one_tenant_or_none(
-    cell_database: Any, two_tenants: tuple[TenantId, TenantId], table: str
-) -> None:
-    one, two = two_tenants
-    with psycopg.connect(cell_database.reader_dsn) as connection:
+def test_a_reader_sees_one_tenant_or_none(filled: Filled, table: str) -> None:
+    one, two = filled.tenants
+    with psycopg.connect(filled.database.reader_dsn) as connection:
         assert tenants_seen(connection, table) == set(), "unset"
         for tenant_id in (one, two, str(uuid.uuid4())):
             set_local = "SELECT set_config('cloister.tenant_id', %s, true)"
@@ -176,15 +195,13 @@ def test_a_reader_sees_one_tenant_or_none(
         connection.execute("SET LOCAL cloister.tenant_id = 'no uuid'")
         with pytest.raises(errors.InvalidTextRepresentation):
             tenants_seen(connection, table)
-    with psycopg.connect(cell_database.auditor_dsn) as connection:
+    with psycopg.connect(filled.database.auditor_dsn) as connection:
         assert tenants_seen(connection, table) == {one, two}
 
 
 @pytest.mark.parametrize("table", ALL_TENANT_TABLES)
-def test_a_reader_cannot_look_around_the_policy(
-    cell_database: Any, two_tenants: tuple[TenantId, TenantId], table: str
-) -> None:
-    with psycopg.connect(cell_database.reader_dsn, autocommit=True) as connection:
+def test_a_reader_cannot_look_around_the_policy(filled: Filled, table: str) -> None:
+    with psycopg.connect(filled.database.reader_dsn, autocommit=True) as connection:
         with pytest.raises(errors.InsufficientPrivilege):
             connection.execute("SET row_security = off")
             tenants_seen(connection, table)
@@ -480,8 +497,8 @@ BAD_ROWS = {
 }
 
 
-async def test_constraints(cell_database: Any, two_tenants: Any) -> None:
-    with psycopg.connect(cell_database.superuser_dsn) as connection:
+def test_constraints(filled: Filled) -> None:
+    with psycopg.connect(filled.database.superuser_dsn) as connection:
         for statement in BAD_ROWS.values():
             with pytest.raises((errors.CheckViolation, errors.NumericValueOutOfRange)):
                 connection.execute(statement)
