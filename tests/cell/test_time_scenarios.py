@@ -132,7 +132,7 @@ def test_a25_statement(books: Books) -> None:
 
     def balances() -> tuple[int, int]:
         found = books.client.ledger_account_statements.retrieve(made.id)
-        assert found == made
+        assert found.model_dump() == made.model_dump()
         starting, ending = found.starting_balance, found.ending_balance
         return starting.posted_balance.amount, ending.posted_balance.amount
 
