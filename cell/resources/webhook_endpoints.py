@@ -212,9 +212,9 @@ WHERE d.tenant_id = %s AND d.webhook_endpoint_id = %s AND d.id = %s
 
 
 async def list_dead_letters(call: Call) -> Answer:
-    endpoint = await _find(call)
     query = call.query()
     page = parse_page(query, call.tenant_id, "webhook_dead_letters", ())
+    endpoint = await _find(call)
     filters = Filters(query, "d", call.tenant_id)
     filters.add("d.webhook_endpoint_id = %s", endpoint.id)
     filters.add("d.redelivered_at_us IS NULL")

@@ -134,7 +134,6 @@ def cell_process(database: Any, directory: Path, **changes: str | None) -> CellP
         "OPERATOR_TOKEN": TOKEN,
         "WRITER_DSN": database.writer_dsn,
         "READER_DSN": database.reader_dsn,
-        "WEBHOOK_SECRET": "web-hook-secret-of-the-tests",
         **changes,
     }
     environment = {name: text for name, text in os.environ.items() if "CLOISTER" not in name}

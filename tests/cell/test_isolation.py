@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from cell_process import DEADLINE_S, Access, CellProcess
+from cell_process import DEADLINE_S, Access, CellProcess, running_cell
+from ledger_audit import assert_ledger_holds
 
 from cell.openapi import PATH
 
@@ -77,7 +78,7 @@ class Belongings:
                 "effective_at_upper_bound": "2024-02-01T00:00:00Z",
             },
         )
-        self.post("/api/webhook_endpoints", {"url": "https://192.0.2.1/hook"})
+        self.post("/api/webhook_endpoints", {"url": "http://127.0.0.1:9/hook"})
         self.post(
             BULK,
             {
@@ -117,8 +118,20 @@ class Belongings:
 
 
 @pytest.fixture(scope="module")
-def pair(served_cell: CellProcess) -> Iterator[tuple[Belongings, Belongings]]:
-    mine, other = served_cell.new_tenant(), served_cell.new_tenant()
+def cell(
+    make_cell_database: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CellProcess]:
+    """With webhooks; nobody listens where they are sent."""
+    settings = {"WEBHOOK_SECRET": "of the tests", "WEBHOOK_PRIVATE_TARGETS": "true"}
+    with make_cell_database() as database:
+        with running_cell(database, tmp_path_factory.mktemp("cell"), **settings) as cell:
+            yield cell
+        assert_ledger_holds(database.superuser_dsn)
+
+
+@pytest.fixture(scope="module")
+def pair(cell: CellProcess) -> Iterator[tuple[Belongings, Belongings]]:
+    mine, other = cell.new_tenant(), cell.new_tenant()
     with mine.http() as first, other.http() as second:
         yield Belongings(first), Belongings(second)
 
@@ -271,8 +284,8 @@ def test_idempotency_keys(pair: tuple[Belongings, Belongings]) -> None:
     assert (first.json()["name"], second.json()["name"]) == ("mine", "theirs")
 
 
-def test_keys_of_another(served_cell: CellProcess, pair: tuple[Belongings, Belongings]) -> None:
-    mine, other = served_cell.new_tenant(), served_cell.new_tenant()
+def test_keys_of_another(cell: CellProcess, pair: tuple[Belongings, Belongings]) -> None:
+    mine, other = cell.new_tenant(), cell.new_tenant()
     crossed = Access(
         base_url=mine.base_url,
         organization_id=mine.organization_id,
