@@ -40,11 +40,11 @@ async def server(
 
 async def test_a_closed_loop_keeps_its_connections_busy_and_counts_answers() -> None:
     async with server(ANSWER) as address:
-        load = Load(address=address, kinds=[GET], connections=4, seconds=0.2, warmup_s=0.05)
+        load = Load(address=address, kinds=[GET], connections=4, seconds=0.5, warmup_s=0.05)
         result = await generate(load)
     (kind,) = result.kinds
-    assert kind.answered > 50
-    assert kind.rate == pytest.approx(kind.answered / 0.2)
+    assert kind.answered > 4, "more than one for each connection"
+    assert kind.rate == pytest.approx(kind.answered / 0.5)
     assert result.failures == 0
     assert kind.statuses.keys() == {"200"}
     assert 0 < kind.latency.p50_ms <= kind.latency.p99_ms
@@ -53,17 +53,17 @@ async def test_a_closed_loop_keeps_its_connections_busy_and_counts_answers() -> 
 async def test_an_unexpected_status_is_counted() -> None:
     refusal = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
     async with server(refusal) as address:
-        load = Load(address=address, kinds=[GET], connections=1, seconds=0.05, warmup_s=0)
+        load = Load(address=address, kinds=[GET], connections=1, seconds=0.5, warmup_s=0)
         result = await generate(load)
     assert result.failures == sum(result.kinds[0].statuses.values()) > 0
 
 
 async def test_a_closed_connection_loses_its_request_and_is_replaced() -> None:
     async with server(ANSWER, requests_max=5) as address:
-        load = Load(address=address, kinds=[GET], connections=2, seconds=0.2, warmup_s=0)
+        load = Load(address=address, kinds=[GET], connections=2, seconds=1.0, warmup_s=0)
         result = await generate(load)
     assert result.kinds[0].lost > 0
-    assert result.kinds[0].answered > 20
+    assert result.kinds[0].answered > 10, "more than the first two connections answer"
 
 
 async def test_an_open_loop_charges_a_slow_server_from_the_intended_time() -> None:
@@ -94,12 +94,12 @@ async def test_an_open_loop_keeps_the_shares_of_a_mix() -> None:
             get("seldom", [Text("/")], {"host": "h"}, weight=1),
         ]
         load = Load(
-            address=address, kinds=kinds, connections=16, seconds=0.5, warmup_s=0.1, rate=2_000
+            address=address, kinds=kinds, connections=16, seconds=2.0, warmup_s=0.1, rate=200
         )
         result = await generate(load)
     often, seldom = result.kinds
-    assert result.rate == pytest.approx(2_000, rel=0.2)
-    assert often.answered / seldom.answered == pytest.approx(3, rel=0.2)
+    assert result.rate == pytest.approx(200, rel=0.3)
+    assert often.answered / seldom.answered == pytest.approx(3, rel=0.4)
 
 
 async def test_an_address_where_nobody_listens_is_an_error() -> None:
