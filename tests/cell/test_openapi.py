@@ -5,6 +5,7 @@ what each endpoint really answers, to the last optional value, fits what is said
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -37,6 +38,13 @@ def test_every_route_is_described(document: Any) -> None:
     operations = [operation for of in document["paths"].values() for operation in of.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     assert all(operation["summary"] for operation in operations)
+
+
+def test_the_readmes_table_is_true() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    rows = re.findall(r"^\| `(/api/\S+)` \| ([A-Z ]+) \|", text, re.MULTILINE)
+    listed = {(path, method) for path, methods in rows for method in methods.split()}
+    assert listed == {(route.path, route.method) for route in ROUTES}
 
 
 def test_routes_say_what_they_read_and_answer() -> None:
