@@ -32,20 +32,27 @@ def cell_database(lasting_cell_database: Any) -> Iterator[Any]:
     A test that puts rows beside the journal takes them away again.
     """
     yield lasting_cell_database
-    try:
-        assert_ledger_holds(lasting_cell_database.superuser_dsn)
-    finally:
-        empty(lasting_cell_database)
+    dsn = lasting_cell_database.superuser_dsn
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(CUT_OFF)
+        tables = [name for (name,) in connection.execute(TABLES_WITH_ROWS)]
+        try:
+            if tables:
+                assert_ledger_holds(dsn)
+        finally:
+            if tables:
+                connection.execute(f"TRUNCATE {', '.join(tables)}")
 
 
-def empty(database: Any) -> None:
-    """As if fresh; whoever is still connected is cut off."""
-    with psycopg.connect(database.superuser_dsn, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        connection.execute(f"TRUNCATE tenant_heads, {', '.join(TENANT_TABLES)}")
+CUT_OFF = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+TABLES_WITH_ROWS = " UNION ALL ".join(
+    f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})"
+    for name in ("tenant_heads", *TENANT_TABLES)
+)
+"""To truncate all of them would take longer than most tests."""
 
 
 @pytest.fixture

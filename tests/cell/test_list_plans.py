@@ -146,7 +146,7 @@ async def test_no_list_scans_a_table(
 async def rows_looked_at(reader: ExplainingReader, route: Route, *asked: tuple[str, str]) -> int:
     nothing: Any = dict.fromkeys(field.name for field in fields(CellParts))
     parts = CellParts(**nothing | {"reader": reader})
-    principal = Principal(TENANT, "", Standing("owned", 1, None))
+    principal = Principal(TENANT, "", Standing(state="owned", epoch=1, moved_to=None))
     call = Call(parts, principal, (), {}, urlencode(asked).encode(), None)  # type: ignore[arg-type]
     answer = await route.endpoint(call)
     assert answer.status == 200
