@@ -45,4 +45,4 @@ def require_no_settlement(transaction_id: str, state: State) -> None:
 
 
 def _is_marked(id: str) -> bool:
-    return id[24] != "0"
+    return id[24:25] not in ("0", "")

@@ -116,6 +116,14 @@ class Belongings:
         pages = {path: self.http.get(path).json() for path, _ in self.lists()}
         return {path: page[0]["id"] for path, page in pages.items() if page}
 
+    def near(self, path: str, text: str) -> set[str]:
+        """Ids of the resource of a path, and of those that are named in a text."""
+        return {
+            id
+            for resource, id in self.ids.items()
+            if path.startswith(resource) or re.sub("(ie)?s$", "", resource[5:]) in text
+        }
+
 
 @pytest.fixture(scope="module")
 def cell(
@@ -156,7 +164,7 @@ def test_ids_in_paths(pair: tuple[Belongings, Belongings]) -> None:
         for name in others:
             for method, operation in operations.items():
                 body = {} if "requestBody" in operation else None
-                for id in other.ids.values():
+                for id in other.near(path, name):
                     theirs, nobodys = (
                         mine.http.request(method, path.format(**others | {name: asked}), json=body)
                         for asked in (id, UNKNOWN)
@@ -197,7 +205,7 @@ def test_ids_in_filters(pair: tuple[Belongings, Belongings]) -> None:
             schema = parameter["schema"].get("items", parameter["schema"])
             if schema.get("format") != "uuid":
                 continue
-            for id in other.ids.values():
+            for id in other.near(path, parameter["name"]):
                 theirs, nobodys = (
                     mine.http.get(path, params={parameter["name"]: asked})
                     for asked in (id, UNKNOWN)
@@ -222,7 +230,7 @@ def test_ids_in_bodies(pair: tuple[Belongings, Belongings]) -> None:
             continue
         text = json.dumps(body)
         for own in set(UUID.findall(text)):
-            for id in other.ids.values():
+            for id in other.near(path, text):
                 theirs, nobodys = (
                     mine.http.post(path, json=json.loads(text.replace(own, asked)))
                     for asked in (id, UNKNOWN)
@@ -235,7 +243,8 @@ def test_rows_of_bulk_requests(pair: tuple[Belongings, Belongings]) -> None:
     mine, other = pair
     text = json.dumps(mine.bodies[BULK])
     own = set(UUID.findall(text))
-    asked = [text.replace(each, id) for each in own for id in (*other.ids.values(), UNKNOWN)]
+    ids = (*other.near(BULK, text), UNKNOWN)
+    asked = [text.replace(each, id) for each in own for id in ids]
     errors = set()
     for body in asked:
         created = mine.http.post(BULK, json=json.loads(body)).raise_for_status().json()

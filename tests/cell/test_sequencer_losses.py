@@ -122,6 +122,7 @@ async def test_a_server_that_says_goodbye_before_the_batch(
     await cut_once(cell_database, tenant_id, gate, words)
 
 
+@pytest.mark.faults
 async def test_a_cut_at_every_message(cell_database: Any, tenant_id: TenantId, way: str) -> None:
     """From the first byte of a batch to after its last, both directions, both connections."""
     dsn = cell_database.writer_dsn
@@ -141,6 +142,7 @@ async def test_a_cut_at_every_message(cell_database: Any, tenant_id: TenantId, w
     assert external_ids(cell_database.superuser_dsn) == expected
 
 
+@pytest.mark.faults
 async def test_a_second_cut_at_every_message_of_the_recovery(
     cell_database: Any, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +232,7 @@ async def test_what_is_not_answered_in_time(
 async def test_a_statement_that_takes_too_long_is_rolled_back(
     cell_database: Any, tenant_id: TenantId, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cell.store.STATEMENT_TIMEOUT_MS", 500)
+    monkeypatch.setattr("cell.store.STATEMENT_TIMEOUT_MS", 3000)
     async with write(cell_database.writer_dsn) as writer:
         accounts = await writer.accounts(tenant_id, 2)
         with psycopg.connect(cell_database.superuser_dsn) as blocker:
@@ -312,6 +314,7 @@ async def test_a_caller_that_goes_away_does_not_take_its_command_back(
 # --- the sequencer is cancelled, or stopped ------------------------------------------------------
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("batch_size", [3, 100])
 async def test_cancelled_at_any_turn_it_owes_nobody_an_answer(
     cell_database: Any, tenant_id: TenantId, batch_size: int
@@ -402,6 +405,7 @@ async def test_stopping_while_the_database_is_away(cell_database: Any, tenant_id
 # --- terminated backends under load --------------------------------------------------------------
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_backends_terminated_at_random_moments(
     cell_database: Any, way: str, seed: int

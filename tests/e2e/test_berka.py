@@ -27,7 +27,10 @@ FILE = Path(
 )
 MAPPING = ROOT / "examples" / "berka.yaml"
 
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f"{FILE} is not there (CLOISTER_BERKA)")
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(not FILE.exists(), reason=f"{FILE} is not there (CLOISTER_BERKA)"),
+]
 
 ROWS = 49_102
 ACCOUNTS = 1_229
