@@ -27,10 +27,19 @@ import psycopg
 
 from cell.admission import FairQueue
 from cell.batch import Applied, Batch, Idempotency, OnApplied, Outcome, Replayed, Submission
-from cell.errors import ApiError, Conflict, NotApplied, OutcomeUnknown, Unprocessable, WriterFenced
+from cell.errors import (
+    ApiError,
+    CellError,
+    Conflict,
+    NotApplied,
+    OutcomeUnknown,
+    Unprocessable,
+    WriterFenced,
+)
 from cell.ids import IdSource
 from cell.ledger.commands import Command
 from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
+from cell.postgres import one_line
 from cell.prefetch import Prefetch
 from cell.sequencer_limits import SequencerLimits
 from cell.sequencer_status import SequencerStatus
@@ -350,6 +359,12 @@ class Sequencer:
         except (psycopg.Error, UnicodeError) as error:
             # UnicodeError: half a surrogate pair, which neither journal nor Postgres can hold.
             raise BatchRefused(str(error)) from error
+        except CellError:
+            raise
+        except Exception as error:
+            # A mistake of ours that one command meets: it is cornered, and the others go on.
+            log.exception("a batch cannot be decided")
+            raise BatchRefused(one_line(error)) from error
         return batch
 
     async def _recall_applied(self, batch: Batch) -> None:
@@ -469,8 +484,8 @@ class Sequencer:
     async def _halve(self, submissions: list[Submission], error: Exception, attempt: int) -> None:
         """Corner the command that the database refuses; the others succeed."""
         if len(submissions) == 1:
-            log.error("command refused by the database", extra={"error": str(error)})
-            refusal = Unprocessable("the database refuses a value of this request")
+            log.error("command cannot be stored", extra={"error": str(error)})
+            refusal = Unprocessable("a value of this request cannot be stored")
             self._answer(submissions[0], refusal)
             return
         middle = len(submissions) // 2

@@ -83,7 +83,7 @@ async def test_rows_are_applied_in_order_and_counted(
     )
     (unequal, refused) = rows(dsn, errors)
     assert unequal == ("parameter_invalid", "unbalanced in USD: debits minus credits is 1")
-    assert refused == ("parameter_invalid", "the database refuses a value of this request")
+    assert refused == ("parameter_invalid", "a value of this request cannot be stored")
     for line in (
         'cloister_cell_async_rows_total{status="successful"} 97.0',
         'cloister_cell_async_rows_total{status="failed"} 2.0',

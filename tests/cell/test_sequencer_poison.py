@@ -4,6 +4,7 @@ Method: each kind of poison alone, then one or several among fifty commands of t
 in one statement and with COPY, with a batch in flight before them; all others succeed, once.
 """
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from cell.batch import Applied, Replayed
 from cell.errors import ApiError, Unprocessable
 from cell.ledger import commands
 from cell.ledger.model import Status, TenantId
+from cell.ledger.needs import note_needs
 
 POISONS: dict[str, Any] = {
     "NUL in a description": {"description": "a\0b"},
@@ -59,6 +61,25 @@ async def test_poison_alone(
     assert rows(cell_database.writer_dsn, "SELECT * FROM ledger_transactions") == []
     # The key is free for a better attempt.
     await writer.apply(tenant_id, transfer(*accounts), key="k")
+
+
+async def test_a_mistake_of_ours_is_one_commands(
+    cell_database: Any, writer: Writing, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts = await writer.accounts(tenant_id, 2)
+
+    def mistaken(command: Any, *rest: Any) -> None:
+        if getattr(command, "description", None) == "b":
+            raise IndexError("of ours")
+        note_needs(command, *rest)
+
+    monkeypatch.setattr("cell.prefetch.note_needs", mistaken)
+    submissions = [
+        writer.apply(tenant_id, transfer(*accounts, description=name), key=name) for name in "abc"
+    ]
+    outcomes = await asyncio.gather(*submissions, return_exceptions=True)
+    assert [type(outcome) is Unprocessable for outcome in outcomes] == [False, True, False]
+    assert there(cell_database.writer_dsn) == ["a", "c"]
 
 
 @pytest.mark.parametrize(
