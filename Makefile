@@ -31,8 +31,8 @@ install: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --quiet --no-deps --no-compile --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-compile --no-build-isolation -e .
 	touch $(STAMP)
 
 lock:                       ## refresh requirements.lock (hashes only, no address)

@@ -16,7 +16,7 @@ from cell import strict_json
 from cell.answers import Answer
 from cell.batch import Applied, Idempotency
 from cell.durable_queue import DurableQueue
-from cell.errors import InvalidRequest, TooLarge, Unprocessable, UnsupportedMediaType
+from cell.errors import InvalidRequest, NotFound, TooLarge, Unprocessable, UnsupportedMediaType
 from cell.journal import Record
 from cell.ledger.commands import Command
 from cell.ledger.model import AccountBalances, LedgerAccount, TenantId
@@ -29,6 +29,7 @@ from cell.settlement_worker import SettlementWorker
 from cell.state import TransactionWithEntries
 from cell.tenants import Directory, Principal
 from cell.webhook_delivery import Deliverer
+from cell.wellformed import as_uuid
 
 BODY_BYTES_MAX: Final = 25 * 1024 * 1024
 BODY_S_MAX: Final = 30.0
@@ -87,6 +88,13 @@ class Call:
 
     def query(self) -> Query:
         return Query(self._query_string)
+
+    def require_id(self, what: str, place: int = 0) -> str:
+        """The id at that place of the path; where none is, nothing can have it: NotFound."""
+        id = as_uuid(self.ids[place])
+        if id is None:
+            raise NotFound(f"no {what} {self.ids[place]}")
+        return id
 
     async def body(self, kind: type[Body]) -> Body:
         """The JSON body as a `kind`; raises what `strict_json.decode` and `read_body` raise."""

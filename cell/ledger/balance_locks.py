@@ -5,8 +5,9 @@ from typing import Final
 
 from cell.errors import BalanceLockBroken
 from cell.ledger import balances
-from cell.ledger.commands import BalanceLock, EntryDraft
-from cell.ledger.model import AccountBalances, LedgerAccount
+from cell.ledger.balances import Sums
+from cell.ledger.commands import BalanceLock, CategoryBalanceLock, EntryDraft
+from cell.ledger.model import AccountBalances, Direction, LedgerAccount
 
 _CONDITIONS: Final[tuple[tuple[str, Callable[[int, int], bool]], ...]] = (
     ("gt", int.__gt__),
@@ -21,24 +22,32 @@ def require_entry_locks(
     draft: EntryDraft, after: AccountBalances, account: LedgerAccount, parameter: str
 ) -> None:
     """Raise BalanceLockBroken unless every lock of the entry holds on its account's balances."""
+    require_locks(draft, after, account.normal_balance, f"ledger account {account.id}", parameter)
+
+
+def require_locks(
+    locks: EntryDraft | CategoryBalanceLock,
+    after: Sums,
+    normal: Direction,
+    whose: str,
+    parameter: str,
+) -> None:
+    """Raise BalanceLockBroken unless all three hold on the sums."""
     for name, lock, balance in (
-        ("pending", draft.pending_lock, balances.pending),
-        ("posted", draft.posted_lock, balances.posted),
-        ("available", draft.available_lock, balances.available),
+        ("pending", locks.pending_lock, balances.pending),
+        ("posted", locks.posted_lock, balances.posted),
+        ("available", locks.available_lock, balances.available),
     ):
         if lock is None:
             continue
-        amount = balance(after, account.normal_balance).amount
-        broken = broken_condition(lock, amount)
+        amount = balance(after, normal).amount
+        broken = _broken_condition(lock, amount)
         if broken is not None:
-            raise BalanceLockBroken(
-                f"the {name} balance of ledger account {account.id} would be {amount}, "
-                f"not {broken}",
-                parameter,
-            )
+            message = f"the {name} balance of {whose} would be {amount}, not {broken}"
+            raise BalanceLockBroken(message, parameter)
 
 
-def broken_condition(lock: BalanceLock, amount: int) -> str | None:
+def _broken_condition(lock: BalanceLock, amount: int) -> str | None:
     """The first condition that does not hold for the amount, in words; None where all do."""
     for name, holds in _CONDITIONS:
         bound: int | None = getattr(lock, name)

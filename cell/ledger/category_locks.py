@@ -10,9 +10,8 @@ from typing import Final, NamedTuple
 
 from msgspec import UNSET
 
-from cell.errors import BalanceLockBroken, Unprocessable
-from cell.ledger import balances
-from cell.ledger.balance_locks import broken_condition
+from cell.errors import Unprocessable
+from cell.ledger.balance_locks import require_locks
 from cell.ledger.balances import Accumulators
 from cell.ledger.category_graph import live_category
 from cell.ledger.commands import (
@@ -86,7 +85,9 @@ def require_category_locks(
                 _AT,
             )
         inside = (each for each in changed if each[0].ledger_account_id in now.inside)
-        _require_lock(lock, category, _after(now.sums, inside))
+        after = _after(now.sums, inside)
+        whose = f"ledger account category {category.id}"
+        require_locks(lock, after, category.normal_balance, whose, _AT)
 
 
 def _after(sums: Accumulators, changes: Iterable[Change]) -> Accumulators:
@@ -98,23 +99,3 @@ def _after(sums: Accumulators, changes: Iterable[Change]) -> Accumulators:
             sums.posted_credits + after.posted_credits - before.posted_credits,
         )
     return sums
-
-
-def _require_lock(
-    lock: CategoryBalanceLock, category: LedgerAccountCategory, after: Accumulators
-) -> None:
-    for name, conditions, balance in (
-        ("pending", lock.pending_lock, balances.pending),
-        ("posted", lock.posted_lock, balances.posted),
-        ("available", lock.available_lock, balances.available),
-    ):
-        if conditions is None:
-            continue
-        amount = balance(after, category.normal_balance).amount
-        broken = broken_condition(conditions, amount)
-        if broken is not None:
-            raise BalanceLockBroken(
-                f"the {name} balance of ledger account category {category.id} would be {amount}, "
-                f"not {broken}",
-                _AT,
-            )

@@ -23,7 +23,7 @@ from cell.parameters import Filter, Kind
 from cell.resources.bulk_items import COMMANDS, ActionType, ResourceType, to_item
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp
-from cell.wellformed import Metadata, as_uuid, without_empty_values
+from cell.wellformed import Metadata, without_empty_values
 
 ROWS_MAX: Final = 5000
 BYTES_MAX: Final = 8 * 1024 * 1024
@@ -116,10 +116,10 @@ _BY_ID: Final = f"SELECT {_SHOWN} FROM bulk_requests r WHERE r.tenant_id = %s AN
 
 
 async def retrieve(call: Call) -> Answer:
-    id = as_uuid(call.ids[0])
-    rows = await call.fetch(_BY_ID, (call.tenant_id, id)) if id is not None else []
+    id = call.require_id("bulk request")
+    rows = await call.fetch(_BY_ID, (call.tenant_id, id))
     if not rows:
-        raise NotFound(f"no bulk request {call.ids[0]}")
+        raise NotFound(f"no bulk request {id}")
     return Answer(200, render(show(row_from_json(BulkRequest, rows[0][0]))))
 
 

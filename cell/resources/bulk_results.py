@@ -26,7 +26,6 @@ from cell.resources import ledger_accounts, ledger_transactions
 from cell.resources.bulk_items import ResourceType
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp
-from cell.wellformed import as_uuid
 
 _BULK_ERROR: Final = "bulk_error"
 
@@ -124,10 +123,10 @@ _BY_ID: Final = f"SELECT {_SHOWN} FROM bulk_results r WHERE r.tenant_id = %s AND
 
 
 async def retrieve(call: Call) -> Answer:
-    id = as_uuid(call.ids[0])
-    rows = await call.fetch(_BY_ID, (call.tenant_id, id)) if id is not None else []
+    id = call.require_id("bulk result")
+    rows = await call.fetch(_BY_ID, (call.tenant_id, id))
     if not rows:
-        raise NotFound(f"no bulk result {call.ids[0]}")
+        raise NotFound(f"no bulk result {id}")
     result = row_from_json(BulkResult, rows[0][0])
     entities = await _entities(call, [result])
     return Answer(200, render(show(result, entities.get(result.id))))

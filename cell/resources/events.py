@@ -17,7 +17,6 @@ from cell.pagination import PAGING, Position, answer_page, parse_page
 from cell.parameters import Kind, Parameter
 from cell.query import Query
 from cell.timestamps import parse_timestamp
-from cell.wellformed import as_uuid
 
 INDEX_WAIT_S: Final = 2.0
 """How long a list waits for the index of events to reach what was written before."""
@@ -25,10 +24,10 @@ INDEX_WAIT_S: Final = 2.0
 
 async def retrieve(call: Call) -> Answer:
     call.principal.require_readable()
-    id = as_uuid(call.ids[0])
-    found = await find_event(call.parts.reader, call.tenant_id, id) if id is not None else None
+    id = call.require_id("event")
+    found = await find_event(call.parts.reader, call.tenant_id, id)
     if found is None:
-        raise NotFound(f"no event {call.ids[0]}")
+        raise NotFound(f"no event {id}")
     return Answer(200, render(show(found)))
 
 

@@ -38,7 +38,6 @@ from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import (
     Description,
     Metadata,
-    as_uuid,
     parse_uuid,
     require_short_integer,
     without_empty_values,
@@ -153,7 +152,7 @@ _LIVE: Final = "m.discarded_at_us IS NULL"
 
 
 async def retrieve(call: Call) -> Answer:
-    id = _require_id(call)
+    id = call.require_id("ledger account balance monitor")
     rows = await call.fetch(f"{_BY_ID} AND {_LIVE}", (call.tenant_id, id))
     if not rows:
         raise NotFound(f"no ledger account balance monitor {id}")
@@ -169,21 +168,19 @@ def _monitored(row: tuple[str, ...]) -> Monitored:
 
 
 async def update(call: Call) -> Answer:
-    id = _require_id(call)
+    id = call.require_id("ledger account balance monitor")
     body = await call.body(UpdateBody)
     command = UpdateBalanceMonitor(id=id, description=body.description, metadata=body.metadata)
     return await _answer_changed(call, await call.apply(command))
 
 
 async def delete(call: Call) -> Answer:
-    return await _answer_changed(call, await call.apply(DeleteBalanceMonitor(id=_require_id(call))))
-
-
-def _require_id(call: Call) -> str:
-    id = as_uuid(call.ids[0])
-    if id is None:
-        raise NotFound(f"no ledger account balance monitor {call.ids[0]}")
-    return id
+    return await _answer_changed(
+        call,
+        await call.apply(
+            DeleteBalanceMonitor(id=call.require_id("ledger account balance monitor"))
+        ),
+    )
 
 
 async def _answer_changed(call: Call, record: Record) -> Answer:

@@ -44,7 +44,6 @@ from cell.wellformed import (
     ExternalId,
     Metadata,
     Name,
-    as_uuid,
     parse_category_ids,
     parse_uuid,
     require_clean_external_id,
@@ -152,7 +151,7 @@ WHERE c.tenant_id = %s AND c.id = %s AND {_LIVE}
 async def retrieve(call: Call) -> Answer:
     """The accounts that are in it now, whatever was in it then."""
     before_us = _parse_before(call.query(), (EFFECTIVE_AT, AS_OF_DATE))
-    id = _require_id(call, 0)
+    id = call.require_id("ledger account or ledger account category", 0)
     rows = await call.fetch(_RETRIEVE, (before_us, call.tenant_id, id))
     if not rows:
         raise NotFound(f"no ledger account category {id}")
@@ -168,16 +167,8 @@ def _category(row: Sequence[Any]) -> Category:
     return row_from_json(LedgerAccountCategory, row[0]), Accumulators(*row[1:])
 
 
-def _require_id(call: Call, place: int) -> str:
-    """The id at that place of the path."""
-    id = as_uuid(call.ids[place])
-    if id is None:
-        raise NotFound(f"no ledger account or ledger account category {call.ids[place]}")
-    return id
-
-
 async def update(call: Call) -> Answer:
-    id = _require_id(call, 0)
+    id = call.require_id("ledger account or ledger account category", 0)
     body = await call.body(UpdateBody)
     require_clean_external_id(body.external_id)
     command = UpdateLedgerAccountCategory(
@@ -192,7 +183,9 @@ async def update(call: Call) -> Answer:
 
 async def delete(call: Call) -> Answer:
     """What was in the category is in it no more, but otherwise untouched; so its sums are zero."""
-    command = DeleteLedgerAccountCategory(id=_require_id(call, 0))
+    command = DeleteLedgerAccountCategory(
+        id=call.require_id("ledger account or ledger account category", 0)
+    )
     return await _answer_changed(call, await call.apply(command))
 
 
@@ -211,28 +204,32 @@ async def _answer_changed(call: Call, record: Record) -> Answer:
 
 async def add_ledger_account(call: Call) -> Answer:
     command = AddLedgerAccountToCategory(
-        category_id=_require_id(call, 0), ledger_account_id=_require_id(call, 1)
+        category_id=call.require_id("ledger account or ledger account category", 0),
+        ledger_account_id=call.require_id("ledger account or ledger account category", 1),
     )
     return await _answer_empty(call, command)
 
 
 async def remove_ledger_account(call: Call) -> Answer:
     command = RemoveLedgerAccountFromCategory(
-        category_id=_require_id(call, 0), ledger_account_id=_require_id(call, 1)
+        category_id=call.require_id("ledger account or ledger account category", 0),
+        ledger_account_id=call.require_id("ledger account or ledger account category", 1),
     )
     return await _answer_empty(call, command)
 
 
 async def add_nested_category(call: Call) -> Answer:
     command = NestLedgerAccountCategory(
-        category_id=_require_id(call, 0), sub_category_id=_require_id(call, 1)
+        category_id=call.require_id("ledger account or ledger account category", 0),
+        sub_category_id=call.require_id("ledger account or ledger account category", 1),
     )
     return await _answer_empty(call, command)
 
 
 async def remove_nested_category(call: Call) -> Answer:
     command = UnnestLedgerAccountCategory(
-        category_id=_require_id(call, 0), sub_category_id=_require_id(call, 1)
+        category_id=call.require_id("ledger account or ledger account category", 0),
+        sub_category_id=call.require_id("ledger account or ledger account category", 1),
     )
     return await _answer_empty(call, command)
 

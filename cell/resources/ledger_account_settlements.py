@@ -35,7 +35,7 @@ from cell.parameters import Filter, Kind
 from cell.row_json import row_as_json, row_from_json
 from cell.settlement_worker import ENTRIES_PER_STEP
 from cell.timestamps import parse_timestamp, render_timestamp, render_timestamp_or_null
-from cell.wellformed import Description, Metadata, as_uuid, parse_uuid, without_empty_values
+from cell.wellformed import Description, Metadata, parse_uuid, without_empty_values
 
 ENTRY_IDS_MAX: Final = 1000
 """Entries put into a draft, or taken out of it, by one request."""
@@ -159,25 +159,18 @@ _BY_ID: Final = (
 
 
 async def retrieve(call: Call) -> Answer:
-    id = _require_id(call)
+    id = call.require_id("ledger account settlement")
     rows = await call.fetch(_BY_ID, (call.tenant_id, id))
     if not rows:
         raise NotFound(f"no ledger account settlement {id}")
     return Answer(200, render(show(row_from_json(LedgerAccountSettlement, rows[0][0]))))
 
 
-def _require_id(call: Call) -> str:
-    id = as_uuid(call.ids[0])
-    if id is None:
-        raise NotFound(f"no ledger account settlement {call.ids[0]}")
-    return id
-
-
 async def update(call: Call) -> Answer:
     body = await call.body(UpdateBody)
     skips = body.skip_settlement_ledger_transaction
     command = UpdateLedgerAccountSettlement(
-        id=_require_id(call),
+        id=call.require_id("ledger account settlement"),
         entries_per_step=ENTRIES_PER_STEP,
         status=UNSET if body.status is UNSET else SettlementStatus(body.status),
         description=body.description,
@@ -194,13 +187,17 @@ async def update(call: Call) -> Answer:
 
 async def add_entries(call: Call) -> Answer:
     ids = await _entry_ids(call)
-    await call.apply(ChangeSettlementEntries(id=_require_id(call), added=ids))
+    await call.apply(
+        ChangeSettlementEntries(id=call.require_id("ledger account settlement"), added=ids)
+    )
     return Answer(200, b"")
 
 
 async def remove_entries(call: Call) -> Answer:
     ids = await _entry_ids(call)
-    await call.apply(ChangeSettlementEntries(id=_require_id(call), removed=ids))
+    await call.apply(
+        ChangeSettlementEntries(id=call.require_id("ledger account settlement"), removed=ids)
+    )
     return Answer(200, b"")
 
 

@@ -19,7 +19,7 @@ from cell.ledger.model import Direction, LedgerAccountStatement
 from cell.parameters import Kind, Parameter
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import parse_timestamp, render_timestamp
-from cell.wellformed import Description, Metadata, as_uuid, parse_uuid, without_empty_values
+from cell.wellformed import Description, Metadata, parse_uuid, without_empty_values
 
 LOWER_BOUND: Final = "effective_at_lower_bound"
 UPPER_BOUND: Final = "effective_at_upper_bound"
@@ -111,10 +111,10 @@ WHERE s.tenant_id = %s AND s.id = %s
 
 async def retrieve(call: Call) -> Answer:
     call.query()
-    id = as_uuid(call.ids[0])
-    found = await find(call, id) if id is not None else None
+    id = call.require_id("ledger account statement")
+    found = await find(call, id)
     if found is None:
-        raise NotFound(f"no ledger account statement {call.ids[0]}")
+        raise NotFound(f"no ledger account statement {id}")
     return Answer(200, render(show(found)))
 
 

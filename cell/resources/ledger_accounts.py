@@ -233,7 +233,7 @@ async def show_many(call: Call, ids: Sequence[str]) -> dict[str, LedgerAccountVi
 
 async def update(call: Call) -> Answer:
     body = await call.body(UpdateBody)
-    command = update_command(_require_id(call), body)
+    command = update_command(call.require_id("ledger account"), body)
     return await _answer_changed(call, await call.apply(command))
 
 
@@ -249,15 +249,8 @@ def update_command(id: str, body: UpdateBody) -> UpdateLedgerAccount:
 
 
 async def delete(call: Call) -> Answer:
-    command = DeleteLedgerAccount(id=_require_id(call))
+    command = DeleteLedgerAccount(id=call.require_id("ledger account"))
     return await _answer_changed(call, await call.apply(command))
-
-
-def _require_id(call: Call) -> str:
-    id = as_uuid(call.ids[0])
-    if id is None:
-        raise NotFound(f"no ledger account {call.ids[0]}")
-    return id
 
 
 async def _answer_changed(call: Call, record: Record) -> Answer:

@@ -27,7 +27,7 @@ from cell.resources import ledger_account_statements
 from cell.resources.ledger_account_statements import OF_STATEMENT
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
-from cell.wellformed import Metadata, as_uuid
+from cell.wellformed import Metadata
 
 ORDERS: Final = ("created_at", "effective_at")
 
@@ -90,7 +90,7 @@ _RETRIEVE: Final = f"SELECT {_SHOWN} FROM ledger_entries e WHERE e.tenant_id = %
 
 async def retrieve(call: Call) -> Answer:
     with_balances = call.query().flag(SHOW_BALANCES.name)
-    id = _require_id(call)
+    id = call.require_id("ledger entry")
     rows = await call.fetch(_RETRIEVE, (call.tenant_id, id))
     if not rows:
         raise NotFound(f"no ledger entry {id}")
@@ -99,19 +99,12 @@ async def retrieve(call: Call) -> Answer:
 
 
 async def update(call: Call) -> Answer:
-    id = _require_id(call)
+    id = call.require_id("ledger entry")
     body = await call.body(UpdateBody)
     record = await call.apply(UpdateLedgerEntry(id=id, metadata=body.metadata))
     entry = record.updated[0]
     assert isinstance(entry, LedgerEntry)
     return Answer(200, render(show(entry, with_balances=False)))
-
-
-def _require_id(call: Call) -> str:
-    id = as_uuid(call.ids[0])
-    if id is None:
-        raise NotFound(f"no ledger entry {call.ids[0]}")
-    return id
 
 
 _OF_TRANSACTION_DATED: Final = """EXISTS (

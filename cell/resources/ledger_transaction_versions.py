@@ -28,7 +28,6 @@ from cell.resources.ledger_account_statements import OF_STATEMENT
 from cell.row_json import row_as_json, row_from_json, rows_as_json, rows_from_json
 from cell.tables import ROW_TABLES
 from cell.timestamps import render_date, render_timestamp, render_timestamp_or_null
-from cell.wellformed import as_uuid
 
 Version = tuple[LedgerTransactionVersion, Sequence[LedgerEntry]]
 """With its entries, in the order in which they were asked for."""
@@ -152,9 +151,7 @@ async def list_page(call: Call) -> Answer:
 
 async def list_page_of_transaction(call: Call) -> Answer:
     query = call.query()
-    transaction_id = as_uuid(call.ids[0])
-    if transaction_id is None:
-        raise NotFound(f"no ledger transaction {call.ids[0]}")
+    transaction_id = call.require_id("ledger transaction")
     return await _answer(call, query, transaction_id, query.uuids("id"))
 
 

@@ -123,12 +123,12 @@ def answer_created(record: Record) -> bytes:
 
 async def post_partially(call: Call) -> Answer:
     body = await call.body(PartialPostBody)
-    return await call.create(partial_post_command(_require_id(call), body))
+    return await call.create(partial_post_command(call.require_id("ledger transaction"), body))
 
 
 async def reverse(call: Call) -> Answer:
     body = await call.body(ReversalBody)
-    return await call.create(reversal_command(_require_id(call), body))
+    return await call.create(reversal_command(call.require_id("ledger transaction"), body))
 
 
 def answer_created_beside_another(record: Record) -> bytes:
@@ -141,13 +141,6 @@ def answer_created_beside_another(record: Record) -> bytes:
         if isinstance(row, LedgerEntry) and row.ledger_transaction_id == transaction.id
     ]
     return render(show(transaction, entries, with_balances=True))
-
-
-def _require_id(call: Call) -> str:
-    id = as_uuid(call.ids[0])
-    if id is None:
-        raise NotFound(f"no ledger transaction {call.ids[0]}")
-    return id
 
 
 _SHOWN: Final = f"""{row_as_json("t", LedgerTransaction)}, (

@@ -20,7 +20,7 @@ from cell.pagination import PAGING, Position, answer_page, parse_page
 from cell.parameters import Filter, Kind
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
-from cell.wellformed import Description, Metadata, Name, as_uuid, without_empty_values
+from cell.wellformed import Description, Metadata, Name, without_empty_values
 
 
 class CreateBody(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ WHERE l.tenant_id = %s AND l.id = %s AND l.discarded_at_us IS NULL
 
 
 async def retrieve(call: Call) -> Answer:
-    id = _require_id(call)
+    id = call.require_id("ledger")
     rows = await call.fetch(_RETRIEVE, (call.tenant_id, id))
     if not rows:
         raise NotFound(f"no ledger {id}")
@@ -97,7 +97,7 @@ async def retrieve(call: Call) -> Answer:
 
 
 async def update(call: Call) -> Answer:
-    id = _require_id(call)
+    id = call.require_id("ledger")
     body = await call.body(UpdateBody)
     command = UpdateLedger(
         id=id, name=body.name, description=body.description, metadata=body.metadata
@@ -106,15 +106,8 @@ async def update(call: Call) -> Answer:
 
 
 async def delete(call: Call) -> Answer:
-    command = DeleteLedger(id=_require_id(call))
+    command = DeleteLedger(id=call.require_id("ledger"))
     return Answer(200, render(show(_main_row(await call.apply(command)))))
-
-
-def _require_id(call: Call) -> str:
-    id = as_uuid(call.ids[0])
-    if id is None:
-        raise NotFound(f"no ledger {call.ids[0]}")
-    return id
 
 
 FILTERS: Final = (

@@ -154,18 +154,11 @@ async def retrieve(call: Call) -> Answer:
 
 
 async def _find(call: Call) -> WebhookEndpoint:
-    id = _require_id(call)
+    id = call.require_id("webhook endpoint")
     rows = await call.fetch(_BY_ID, (call.tenant_id, id))
     if not rows:
         raise NotFound(f"no webhook endpoint {id}")
     return row_from_json(WebhookEndpoint, rows[0][0])
-
-
-def _require_id(call: Call) -> str:
-    id = as_uuid(call.ids[0])
-    if id is None:
-        raise NotFound(f"no webhook endpoint {call.ids[0]}")
-    return id
 
 
 async def update(call: Call) -> Answer:
@@ -174,12 +167,14 @@ async def update(call: Call) -> Answer:
         _require_target(call, body.url)
     return await _change(
         call,
-        UpdateWebhookEndpoint(id=_require_id(call), url=body.url, description=body.description),
+        UpdateWebhookEndpoint(
+            id=call.require_id("webhook endpoint"), url=body.url, description=body.description
+        ),
     )
 
 
 async def delete(call: Call) -> Answer:
-    return await _change(call, DeleteWebhookEndpoint(id=_require_id(call)))
+    return await _change(call, DeleteWebhookEndpoint(id=call.require_id("webhook endpoint")))
 
 
 async def _change(call: Call, command: Command) -> Answer:
