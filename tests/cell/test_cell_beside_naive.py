@@ -3,8 +3,9 @@
 Method: Hypothesis draws seeds for well-aimed commands (`aimed_commands.py`), which are sent over
 HTTP one after another, some of them twice with the same idempotency key. The naive ledger, which
 adds everything up anew, must refuse what the cell refuses, for the same reason; at the end of a
-sequence every account, transaction, entry and version is read and compared in every field, and the
-tenant is verified as `cloister verify` does it. A failure prints what reproduces it.
+sequence every account, transaction, entry and version is read and compared in every field, accounts
+also as of some of their times and versions, and the tenant is verified as by `cloister verify`. A
+failure prints what reproduces it.
 """
 
 import json
@@ -26,7 +27,7 @@ from naive_ledger import NaiveLedger
 from cell.errors import NotFound
 from cell.ids import derive_id
 from cell.ledger import commands
-from cell.ledger.model import Stamp, TenantId
+from cell.ledger.model import LedgerEntry, Stamp, Status, TenantId
 from cell.resources import (
     ledger_accounts,
     ledger_entries,
@@ -121,6 +122,7 @@ class RealCell(RuleBasedStateMachine):
         for id, account in naive.accounts.items():
             expected: Any = ledger_accounts.show((naive.account_row(account), naive.balances(id)))
             assert self.read(f"ledger_accounts/{id}") == plain(expected)
+            self.compare_as_of(id)
         for id, transaction in naive.transactions.items():
             live = [naive.entry_row(entry) for entry in transaction.entries]
             row = naive.transaction_row(transaction)
@@ -141,6 +143,33 @@ class RealCell(RuleBasedStateMachine):
             cell="c",
         )
         assert verification.run().differences == ()
+
+    def compare_as_of(self, account_id: str) -> None:
+        """The account's sums at some of its times and versions."""
+        rows = [self.naive.entry_row(entry) for entry in self.naive.entries.values()]
+        rows = [row for row in rows if row.ledger_account_id == account_id]
+        times = sorted({row.effective_at_us for row in rows})
+        for at_us in times[:: len(times) // 4 + 1]:
+            dated = [r for r in rows if r.discarded_at_us is None and r.effective_at_us <= at_us]
+            self.compare_sums(account_id, dated, effective_at=timestamp(at_us))
+        last = self.naive.balances(account_id).lock_version
+        for version in range(0, last + 1, last // 4 + 1):
+            there = [
+                row
+                for row in rows
+                if row.lock_version <= version
+                and (row.discarded_lock_version is None or row.discarded_lock_version > version)
+            ]
+            self.compare_sums(account_id, there, as_of_lock_version=str(version))
+
+    def compare_sums(self, account_id: str, rows: list[LedgerEntry], **as_of: str) -> None:
+        parameters = {f"balances[{key}]": value for key, value in as_of.items()}
+        balances = self.read(f"ledger_accounts/{account_id}", **parameters)["balances"]
+        posted = sums(rows, Status.POSTED)
+        pending = sums(rows, Status.POSTED, Status.PENDING)
+        for name, expected in (("posted_balance", posted), ("pending_balance", pending)):
+            found = (balances[name]["debits"], balances[name]["credits"])
+            assert found == expected, (account_id, as_of)
 
     def versions(self) -> list[Any]:
         naive = self.naive
@@ -180,6 +209,14 @@ class RealCell(RuleBasedStateMachine):
             if "x-after-cursor" not in page.headers:
                 return found
             cursor = {"after_cursor": page.headers["x-after-cursor"]}
+
+
+def sums(rows: list[LedgerEntry], *statuses: Status) -> tuple[int, int]:
+    """Of debits and of credits."""
+    return tuple(
+        sum(row.amount for row in rows if row.status in statuses and row.direction is direction)
+        for direction in (DEBIT, CREDIT)
+    )  # type: ignore[return-value]
 
 
 def plain(view: Any) -> Any:
