@@ -96,7 +96,7 @@ async def test_keys(api: httpx.AsyncClient) -> None:
         ("POST", "/v1/tenants", ROUTER, 403, "forbidden"),
         ("GET", "/v1/tenants", {}, 401, "unauthenticated"),
         ("POST", "/v1/tenants/acme/keys", {}, 401, "unauthenticated"),
-        ("DELETE", f"/v1/tenants/acme/keys/{uuid4()}", ROUTER, 403, "forbidden"),
+        ("DELETE", "/v1/tenants/acme/keys/3f2504e0-4f89-41d3-9a0c-0305e82c3301", ROUTER, 403, "forbidden"),
         ("GET", "/v1/routing-table", {}, 401, "unauthenticated"),
         ("GET", "/v1/routing-table", ROUTER, 200, None),
         ("GET", "/v1/routing-table", OPERATOR, 200, None),
