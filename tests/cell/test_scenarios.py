@@ -462,7 +462,10 @@ def test_external_ids_of_transactions(
     assert len(attempts) == 1
 
 
-@pytest.mark.parametrize("external_id", ["savings", "a/b c", "?#%&+=é", "3f2504e0-4f89-41d3-9a0c-0305e82c3301"])
+UUID_LIKE = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+
+
+@pytest.mark.parametrize("external_id", ["savings", "a/b c", "?#%&+=é", UUID_LIKE])
 def test_external_ids_of_accounts(books: Books, external_id: str) -> None:
     account = books.client.ledger_accounts.create(
         name="S",

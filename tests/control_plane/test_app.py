@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -87,6 +86,9 @@ async def test_keys(api: httpx.AsyncClient) -> None:
     assert [found["state"] for found in listed] == ["active", "revoked"]
 
 
+KEY = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status", "code"),
     [
@@ -96,7 +98,7 @@ async def test_keys(api: httpx.AsyncClient) -> None:
         ("POST", "/v1/tenants", ROUTER, 403, "forbidden"),
         ("GET", "/v1/tenants", {}, 401, "unauthenticated"),
         ("POST", "/v1/tenants/acme/keys", {}, 401, "unauthenticated"),
-        ("DELETE", "/v1/tenants/acme/keys/3f2504e0-4f89-41d3-9a0c-0305e82c3301", ROUTER, 403, "forbidden"),
+        ("DELETE", f"/v1/tenants/acme/keys/{KEY}", ROUTER, 403, "forbidden"),
         ("GET", "/v1/routing-table", {}, 401, "unauthenticated"),
         ("GET", "/v1/routing-table", ROUTER, 200, None),
         ("GET", "/v1/routing-table", OPERATOR, 200, None),
