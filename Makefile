@@ -12,7 +12,7 @@ up: install                 ## run the whole platform in the foreground
 	$(BIN)/cloister up
 
 test: install lint          ## lint, types, all tests
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -3,10 +3,12 @@
 import asyncio
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -22,6 +24,26 @@ settings.register_profile("cloister", deadline=None, print_blob=True)
 settings.load_profile("cloister")
 
 TEMPLATE = "cell_template"
+
+BUDGET_S = float(os.environ.get("CLOISTER_TEST_BUDGET_S", "inf"))
+"""After that time no further test is begun: whoever gives it would rather know less than wait."""
+
+BEGAN_S = time.monotonic()
+
+
+FOLDERS = ("cell", "router", "control_plane", "infra", "e2e", "benchmarks")
+"""From the parts to the whole."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+    places = {name: place for place, name in enumerate(FOLDERS)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(root).parts[0], -1))
+
+
+def pytest_runtest_setup() -> None:
+    if time.monotonic() - BEGAN_S > BUDGET_S:
+        pytest.skip(f"not begun within the {BUDGET_S:.0f} s of CLOISTER_TEST_BUDGET_S")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

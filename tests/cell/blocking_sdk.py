@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
+from cell_process import OnRequest
 from modern_treasury import AsyncModernTreasury
 
 Run = Callable[[Awaitable[Any]], Any]
@@ -19,11 +20,17 @@ Run = Callable[[Awaitable[Any]], Any]
 class BlockingClient:
     """The client itself; leaving its `with` block closes it, and ends the thread."""
 
-    def __init__(self, timeout_s: float, **options: Any) -> None:
+    def __init__(self, timeout_s: float, on_request: OnRequest | None, **options: Any) -> None:
+        async def tell(request: httpx.Request) -> None:
+            if on_request is not None:
+                on_request(request)
+
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        http_client = httpx.AsyncClient(trust_env=False, verify=False, timeout=timeout_s)
+        http_client = httpx.AsyncClient(
+            trust_env=False, verify=False, timeout=timeout_s, event_hooks={"request": [tell]}
+        )
         self._client = AsyncModernTreasury(http_client=http_client, **options)
 
     def _run(self, awaitable: Awaitable[Any]) -> Any:

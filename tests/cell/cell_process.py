@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from modern_treasury import ModernTreasury
 
 DEADLINE_S = 120.0
 """Long enough for a process to start on a busy machine."""
+OnRequest = Callable[[httpx.Request], None]
 TOKEN = "operator-token-of-the-tests"
 
 
@@ -33,13 +34,18 @@ class Access:
     other_api_key: str
     """A second key of the same tenant."""
 
-    def sdk(self, *, strict: bool = True, **options: Any) -> ModernTreasury:
-        """The official SDK, only its address changed."""
+    def sdk(
+        self, *, strict: bool = True, on_request: OnRequest | None = None, **options: Any
+    ) -> ModernTreasury:
+        """The official SDK, only its address changed; every request, repeats too, is told of."""
+        hooks = {"request": [on_request]} if on_request else {}
         return ModernTreasury(
             organization_id=self.organization_id,
             base_url=self.base_url,
             _strict_response_validation=strict,
-            http_client=httpx.Client(trust_env=False, verify=False, timeout=DEADLINE_S),
+            http_client=httpx.Client(
+                trust_env=False, verify=False, timeout=DEADLINE_S, event_hooks=hooks
+            ),
             **{"api_key": self.api_key, **options},
         )
 

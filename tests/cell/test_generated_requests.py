@@ -7,7 +7,6 @@ entries do not balance, a cursor is of another list. Malformed ones may be refus
 plugin for pytest is switched off: every start of every suite would wait for its imports.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +25,13 @@ EXAMPLES = 4
 REFUSALS = ["400", "401", "404", "405", "409", "413", "415", "422"]
 CONFIG = SchemathesisConfig.from_dict(
     {
-        "generation": {"deterministic": True, "database": "none", "no-shrink": True},
+        "generation": {
+            "deterministic": True,
+            "database": "none",
+            "no-shrink": True,
+            # Given with each request; other tests leave them out.
+            "with-security-parameters": False,
+        },
         "checks": {
             "positive_data_acceptance": {"expected-statuses": ["2xx", *REFUSALS]},
             "negative_data_rejection": {"expected-statuses": REFUSALS},
@@ -41,9 +46,10 @@ OPERATIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tenant(served_cell: CellProcess) -> Iterator[Access]:
-    yield served_cell.new_tenant()
+@pytest.fixture
+def tenant(served_cell: CellProcess) -> Access:
+    """One for each operation: an idempotency key is answered as it was first, whatever asks."""
+    return served_cell.new_tenant()
 
 
 @pytest.mark.parametrize("mode", GenerationMode)

@@ -270,7 +270,8 @@ def write_and_read(connection: Any, rows: list[Any], others: list[Any]) -> None:
     with connection.cursor().copy(store._COPY[row_type]) as copy:
         copy.write(as_csv(rows, table))
     assert read(connection, row_type) == expected
-    if changed:
+    # What never changes, the writer may not update.
+    if changed and row_type is not LedgerAccountStatement:
         connection.execute(store._UPDATE[row_type], (as_array(changed, table),))
         assert read(connection, row_type) == expected | {id_of(row): row for row in changed}
     connection.rollback()

@@ -116,9 +116,7 @@ def counting(access: Access, attempts: list[httpx.Request]) -> Callable[..., Mod
     """Makes clients whose requests, retries included, are kept in `attempts`."""
 
     def make(**options: Any) -> ModernTreasury:
-        client = access.sdk(**options)
-        client._client.event_hooks = {"request": [attempts.append]}
-        return client
+        return access.sdk(on_request=attempts.append, **options)
 
     return make
 
