@@ -140,8 +140,8 @@ NOT_YET = {
     ("/api/ledger_entries", "created_at[lt]"),
     ("/api/ledger_entries", "updated_at[lt]"),
 }
-"""What looks at too many rows still: of a whole tenant, the old ones are found by walking from the new
-ones. An index of entries by time would cost every transaction two more index entries."""
+"""What looks at too many rows still: of a whole tenant, the old ones are found by walking from the
+new. An index of entries by time would cost every transaction two more index entries."""
 
 
 def marks(route: Route, asked: tuple[str, str]) -> Any:
