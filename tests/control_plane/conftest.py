@@ -30,6 +30,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cell import schema
+from control_plane import catalog as catalog_module
+from control_plane import cells, fleet
 from control_plane.app import ControlPlane
 from control_plane.catalog import Catalog
 from control_plane.cells import CellClient, open_client
@@ -52,6 +54,17 @@ def empty_database(dsn: str) -> str:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     return dsn
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine stands still for longer than an operator would wait."""
+    monkeypatch.setattr(cells, "REQUEST_S_MAX", 60.0)
+    for module in (cells, fleet):
+        monkeypatch.setattr(module, "OBSERVATION_S_MAX", 20.0)
+    monkeypatch.setattr(catalog_module, "STATEMENT_MS_MAX", 60_000)
+    monkeypatch.setattr(catalog_module, "LOCK_MS_MAX", 30_000)
+    monkeypatch.setattr(catalog_module, "CONNECTION_WAIT_S_MAX", 60.0)
 
 
 @pytest.fixture(scope="session")
