@@ -20,9 +20,19 @@ POOL_MAX = 4
 
 
 @pytest.fixture
-async def reader(cell_database: Any) -> AsyncIterator[Reader]:
-    reader = Reader(cell_database.reader_dsn, pool_min=1, pool_max=POOL_MAX)
+def pool_wait_s() -> float:
+    """Patient: a busy machine may take seconds to let a connection in."""
+    return 60.0
+
+
+@pytest.fixture
+async def reader(
+    cell_database: Any, pool_wait_s: float, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Reader]:
+    monkeypatch.setattr("cell.reads.POOL_WAIT_S_MAX", pool_wait_s)
+    reader = Reader(cell_database.reader_dsn, pool_min=POOL_MAX, pool_max=POOL_MAX)
     await reader.open()
+    await reader._pool.wait(60.0)
     yield reader
     await reader.close()
 
@@ -81,8 +91,9 @@ async def test_connections_that_died_are_replaced(
     assert await reader.fetch(tenant_id, LEDGERS, ()) == [(own,)]
 
 
+@pytest.mark.parametrize("pool_wait_s", [POOL_WAIT_S_MAX])
 async def test_no_free_connection(reader: Reader, tenant_id: TenantId) -> None:
-    long: Any = f"SELECT pg_sleep({POOL_WAIT_S_MAX + 1})"
+    long: Any = f"SELECT pg_sleep({POOL_WAIT_S_MAX + 6})"
     busy = [asyncio.create_task(reader.fetch(tenant_id, long, ())) for _ in range(POOL_MAX)]
     await asyncio.sleep(0.1)
     with pytest.raises(Unavailable):
