@@ -217,9 +217,8 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
         asyncio.create_task(cell.queue.drain(), name="drain the durable queue"),
     ]
     stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
-    lasting = (serving, sequencing, stopping)
     try:
-        await asyncio.wait(lasting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((serving, sequencing, stopping), return_when=asyncio.FIRST_COMPLETED)
         log.info("stopping")
         cell.stop()
         # Requests in flight first: the sequencer must still be there to settle them. It cannot

@@ -29,7 +29,7 @@ class LedgerBalance(msgspec.Struct, frozen=True, gc=False):
 
 class LedgerBalances(msgspec.Struct, frozen=True, gc=False):
     """Of an entry: the account's after its transaction; of a monitor: the account's as they are;
-    of a category: the sums of its accounts.
+    of a category: the sums of its accounts; of a statement: those before either of its bounds.
     """
 
     pending_balance: LedgerBalance
@@ -61,27 +61,9 @@ def show_account_balances(
     )
 
 
-def show_statement_balances(
-    statement: LedgerAccountStatement, sums: tuple[int, int, int, int]
+def show_balances(
+    whose: LedgerAccount | LedgerAccountCategory | LedgerAccountStatement, of: Sums
 ) -> LedgerBalances:
-    """Either balances of a statement, from its accumulators."""
-    pending_debits, pending_credits, posted_debits, posted_credits = sums
-    of = AccountBalances(
-        tenant_id=statement.tenant_id,
-        ledger_account_id=statement.ledger_account_id,
-        pending_debits=pending_debits,
-        pending_credits=pending_credits,
-        posted_debits=posted_debits,
-        posted_credits=posted_credits,
-        lock_version=statement.lock_version,
-        seq=statement.seq,
-    )
-    return LedgerBalances(
-        *_three(of, statement.normal_balance, statement.currency, statement.currency_exponent)
-    )
-
-
-def show_balances(whose: LedgerAccount | LedgerAccountCategory, of: Sums) -> LedgerBalances:
     return LedgerBalances(
         *_three(of, whose.normal_balance, whose.currency, whose.currency_exponent)
     )

@@ -10,10 +10,11 @@ from typing import Final
 import msgspec
 
 from cell.answers import Answer, render
-from cell.balance_views import LedgerBalances, show_statement_balances
+from cell.balance_views import LedgerBalances, show_balances
 from cell.calls import Call, FirstAnswer, Route
 from cell.errors import NotFound, Unprocessable
 from cell.journal import Record
+from cell.ledger.balances import Accumulators
 from cell.ledger.commands import Command, CreateLedgerAccountStatement
 from cell.ledger.model import Direction, LedgerAccountStatement
 from cell.parameters import Kind, Parameter
@@ -52,13 +53,13 @@ class LedgerAccountStatementView(msgspec.Struct, frozen=True, gc=False):
 
 
 def show(statement: LedgerAccountStatement) -> LedgerAccountStatementView:
-    starting = (
+    starting = Accumulators(
         statement.starting_pending_debits,
         statement.starting_pending_credits,
         statement.starting_posted_debits,
         statement.starting_posted_credits,
     )
-    ending = (
+    ending = Accumulators(
         statement.ending_pending_debits,
         statement.ending_pending_credits,
         statement.ending_posted_debits,
@@ -78,8 +79,8 @@ def show(statement: LedgerAccountStatement) -> LedgerAccountStatementView:
         ledger_account_normal_balance=statement.normal_balance,
         effective_at_lower_bound=render_timestamp(statement.lower_bound_us),
         effective_at_upper_bound=render_timestamp(statement.upper_bound_us),
-        starting_balance=show_statement_balances(statement, starting),
-        ending_balance=show_statement_balances(statement, ending),
+        starting_balance=show_balances(statement, starting),
+        ending_balance=show_balances(statement, ending),
     )
 
 
