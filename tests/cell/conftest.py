@@ -19,6 +19,18 @@ from cell_writing import Writing, own_tenant, write
 from ledger_audit import assert_ledger_holds
 
 
+@pytest.fixture
+def pool_wait_s() -> float:
+    """Patient: a busy machine may take seconds to let a connection in."""
+    return 60.0
+
+
+@pytest.fixture(autouse=True)
+def patient_reads(pool_wait_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cell.reads.POOL_WAIT_S_MAX", pool_wait_s)
+    monkeypatch.setattr("cell.reads.READ_S_MAX", 2 * pool_wait_s)
+
+
 @pytest.fixture(name="assert_ledger_holds", scope="session")
 def _assert_ledger_holds() -> Callable[[str], None]:
     """Takes the superuser's DSN of a cell's database; raises unless everything in it is right."""
