@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from cell_writing import Writing, execute, own_tenant, transfer
+from cell_writing import Writing, execute, own_tenant, transfer, until
 
 import cell.reads
 from cell.errors import Unavailable
@@ -86,8 +86,7 @@ async def test_connections_that_died_are_replaced(
 async def test_no_free_connection(reader: Reader, tenant_id: TenantId) -> None:
     long: Any = f"SELECT pg_sleep({POOL_WAIT_S_MAX + 6})"
     busy = [asyncio.create_task(reader.fetch(tenant_id, long, ())) for _ in range(POOL_MAX)]
-    while reader._pool.get_stats()["pool_available"]:
-        await asyncio.sleep(0)
+    await until(lambda: not reader._pool.get_stats()["pool_available"], "every connection is lent")
     with pytest.raises(Unavailable):
         await reader.fetch(tenant_id, LEDGERS, ())
     await asyncio.gather(*busy)
