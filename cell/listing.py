@@ -38,8 +38,8 @@ class Filters:
         """Read each filter from the query and restrict the listing by those that are there."""
         for one in declared:
             self._apply(one.name, one.kind, one.sql, one.choices)
-            if one.ids:
-                self._from_first_id(one.name, one.ids)
+            if one.ids or one.since_creation:
+                self._created(one.name, one.ids or one.since_creation, is_creation=bool(one.ids))
 
     def _apply(self, name: str, kind: Kind, sql: LiteralString, choices: Iterable[str]) -> None:
         match kind:
@@ -160,11 +160,14 @@ class Filters:
         for operator, text in self._operands(name, operators):
             self._compare(sql, operators[operator], placeholder, parse(text, name))
 
-    def _from_first_id(self, name: str, ids: LiteralString) -> None:
-        """The same lower bound, of ids: those are drawn at the time of their row or later."""
+    def _created(self, name: str, ids: LiteralString, *, is_creation: bool) -> None:
+        """The bounds of ids that follow: both of a time of creation, else those from above."""
         for operator, text in self._operands(name, OPERATORS):
-            if operator in ("gt", "gte", "eq"):
-                self.add(ids + " >= %s::uuid", first_id(parse_timestamp(text, name)))
+            at_us = parse_timestamp(text, name)
+            if is_creation and operator in ("gt", "gte", "eq"):
+                self.add(ids + " >= %s::uuid", first_id(at_us))
+            if operator in ("lt", "lte", "eq"):
+                self.add(ids + " < %s::uuid", first_id(at_us + 1))
 
     def _compare(
         self, sql: LiteralString, operator: LiteralString, operand: LiteralString, value: object

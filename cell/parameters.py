@@ -72,5 +72,8 @@ class Filter(Parameter):
     """A column; or, where it holds `%s`, a whole condition on the value. Kinds with operators take
     the operator in place of `{op}`: `EXISTS (SELECT … WHERE at_us {op} %s)`."""
     ids: LiteralString = field(default="", kw_only=True)
-    """Of TIMES: a column of ids which are never of an earlier time than the row's. What is not
-    before a time is then found in the index of ids, which is the list's order, too."""
+    """Of TIMES: a column of ids, which are of the time of creation. A range of creation times is
+    found in the index of ids, which is the list's order, too."""
+    since_creation: LiteralString = field(default="", kw_only=True)
+    """Of TIMES: a column of ids of rows whose time here is never before their creation. What was so
+    by a certain time has been created by then."""

@@ -281,7 +281,7 @@ FILTERS: Final = (
     Filter("posted_balance_amount", Kind.BALANCES, _POSTED),
     Filter("available_balance_amount", Kind.BALANCES, _AVAILABLE),
     Filter("created_at", Kind.TIMES, "a.created_at_us", ids="a.id"),
-    Filter("updated_at", Kind.TIMES, "a.updated_at_us"),
+    Filter("updated_at", Kind.TIMES, "a.updated_at_us", since_creation="a.id"),
     Filter("metadata", Kind.METADATA, "a.metadata @> %s::jsonb AND a.metadata <> '{}'"),
 )
 

@@ -128,7 +128,7 @@ FILTERS: Final = (
     Filter("ledger_account_lock_version", Kind.INTEGERS, "e.lock_version"),
     Filter("effective_at", Kind.TIMES, "e.effective_at_us"),
     Filter("created_at", Kind.TIMES, "e.created_at_us", ids="e.id"),
-    Filter("updated_at", Kind.TIMES, "e.updated_at_us"),
+    Filter("updated_at", Kind.TIMES, "e.updated_at_us", since_creation="e.id"),
     Filter("effective_date", Kind.DAYS, _OF_TRANSACTION_DATED),
     Filter("metadata", Kind.METADATA, "e.metadata @> %s::jsonb AND e.metadata <> '{}'"),
 )

@@ -267,9 +267,9 @@ FILTERS: Final = (
     Filter("partially_posts_ledger_transaction_id", Kind.ID, "t.partially_posts_id"),
     Filter("effective_at", Kind.TIMES, "t.effective_at_us"),
     Filter("effective_date", Kind.DAYS, "t.effective_at_us"),
-    Filter("posted_at", Kind.TIMES, "t.posted_at_us"),
+    Filter("posted_at", Kind.TIMES, "t.posted_at_us", since_creation="t.id"),
     Filter("created_at", Kind.TIMES, "t.created_at_us", ids="t.id"),
-    Filter("updated_at", Kind.TIMES, "t.updated_at_us"),
+    Filter("updated_at", Kind.TIMES, "t.updated_at_us", since_creation="t.id"),
     Filter("metadata", Kind.METADATA, "t.metadata @> %s::jsonb AND t.metadata <> '{}'"),
 )
 AMOUNT: Final = Parameter("amount", Kind.INTEGERS)

@@ -114,7 +114,7 @@ FILTERS: Final = (
     Filter("id", Kind.IDS, "l.id"),
     Filter("metadata", Kind.METADATA, "l.metadata"),
     Filter("created_at", Kind.TIMES, "l.created_at_us", ids="l.id"),
-    Filter("updated_at", Kind.TIMES, "l.updated_at_us"),
+    Filter("updated_at", Kind.TIMES, "l.updated_at_us", since_creation="l.id"),
 )
 
 

@@ -28,7 +28,7 @@ def pool_wait_s() -> float:
 @pytest.fixture(autouse=True)
 def patient_reads(pool_wait_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cell.reads.POOL_WAIT_S_MAX", pool_wait_s)
-    monkeypatch.setattr("cell.reads.READ_S_MAX", 2 * pool_wait_s)
+    monkeypatch.setattr("cell.reads.READ_S_MAX", 60.0 + pool_wait_s)
 
 
 @pytest.fixture(name="assert_ledger_holds", scope="session")

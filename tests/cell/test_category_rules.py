@@ -153,7 +153,7 @@ class Books:
         return id
 
     def do(self, tenant_id: TenantId, command: Any) -> list[Any]:
-        stamp = Stamp(self.seq + 1, self.seq + 1, self.ids.draw(0))
+        stamp = Stamp(self.seq + 1, self.seq + 1, self.ids.draw(self.seq + 1))
         effects = apply(command, TenantView(tenant_id, self.working_set), stamp)
         rows: list[Any] = [*effects.inserted, *effects.updated]
         assert all(row.tenant_id == tenant_id for row in rows)

@@ -124,12 +124,21 @@ def test_pages_as_statements(
 
 
 @pytest.mark.parametrize("operator", ["gt", "gte", "eq", "lt", "lte"])
-def test_lower_bounds_of_creation_are_bounds_of_ids(operator: str) -> None:
-    """An id is drawn at the time of its row or later; earlier it cannot be, so that is all."""
-    built = filters((f"created_at[{operator}]", "2024-01-02T03:04:05.678901Z"))
-    built.apply([Filter("created_at", Kind.TIMES, "t.created_at_us", ids="t.id")])
+@pytest.mark.parametrize("name", ["created_at", "updated_at"])
+def test_bounds_of_times_are_bounds_of_ids(name: str, operator: str) -> None:
+    """Ids are of the time of creation; whatever happened to a row, it happened since."""
+    built = filters((f"{name}[{operator}]", "2024-01-02T03:04:05.678901Z"))
+    built.apply(
+        [
+            Filter("created_at", Kind.TIMES, "t.created_at_us", ids="t.id"),
+            Filter("updated_at", Kind.TIMES, "t.updated_at_us", since_creation="t.id"),
+        ]
+    )
     text, parameters = statement(built)
-    is_lower = operator in ("gt", "gte", "eq")
+    is_lower = name == "created_at" and operator in ("gt", "gte", "eq")
+    is_upper = operator in ("lt", "lte", "eq")
     assert (" AND t.id >= %s::uuid" in text) is is_lower
-    if is_lower:
-        assert parameters[1] == first_id(1_704_164_645_678_901)
+    assert (" AND t.id < %s::uuid" in text) is is_upper
+    at_us = 1_704_164_645_678_901
+    assert (first_id(at_us) in parameters) is is_lower
+    assert (first_id(at_us + 1) in parameters) is is_upper
