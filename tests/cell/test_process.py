@@ -333,7 +333,7 @@ def test_reads_and_writes_come_back_with_postgres(cell: CellProcess, cell_databa
                     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
-            assert http.get("/api/ledgers").status_code == 200
+            until(lambda: http.get("/api/ledgers").status_code == 200, "reads come back")
             key = {"Idempotency-Key": f"k-{round}-{uuid.uuid4()}"}
             statuses = set()
 
