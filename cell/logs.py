@@ -1,4 +1,4 @@
-"""One JSON object per line on stderr: time, level, the cell, a constant message, and its fields."""
+"""Log lines of every process: a JSON object with a constant message and the fields of `extra`."""
 
 import logging
 import sys
@@ -17,16 +17,16 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 class JsonLines(logging.Formatter):
-    def __init__(self, cell: str) -> None:
+    def __init__(self, process: str) -> None:
         super().__init__()
-        self._cell = cell
+        self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, object] = {
             "at": at.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "cell": self._cell,
+            "process": self._process,
             "source": record.name,
             "message": record.getMessage(),
         }
@@ -37,10 +37,11 @@ class JsonLines(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
-def log_to_stderr(cell: str) -> None:
+def log_to_stderr(process: str) -> None:
+    """Every logger's lines from INFO on, said by `process`: a cell's name, or "router"."""
     output = logging.StreamHandler(sys.stderr)
-    output.setFormatter(JsonLines(cell))
+    output.setFormatter(JsonLines(process))
     logging.basicConfig(level=logging.INFO, handlers=[output], force=True)
-    # uvicorn tells of every start and stop, psycopg_pool of every connection.
-    for name in ("uvicorn", "psycopg.pool"):
+    # They tell of every start and stop, connection and request.
+    for name in ("uvicorn", "psycopg.pool", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import uvloop
 
+from cell.logs import log_to_stderr
 from control_plane.errors import CatalogTooNew, ConfigurationError
-from control_plane.json_log import log_as_json
 from control_plane.server import serve
 from control_plane.settings import CellsFile, read_cells_file, read_settings
 from control_plane.topology import Topology, load_topology
 
 
 def main() -> int:
-    log_as_json("control-plane")
+    log_to_stderr("control-plane")
     try:
         settings = read_settings(os.environ)
         cells_file = read_cells_file(settings.cells_file)

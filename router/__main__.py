@@ -7,7 +7,7 @@ import sys
 
 import uvloop
 
-from control_plane.json_log import log_as_json
+from cell.logs import log_to_stderr
 from router.app import Router, raise_descriptor_limit
 from router.errors import ListenFailed, SettingsError
 from router.settings import Settings
@@ -19,7 +19,7 @@ def main() -> int:
     except SettingsError as exc:
         print(f"router: {exc}", file=sys.stderr)
         return 2
-    log_as_json("router")
+    log_to_stderr("router")
     raise_descriptor_limit()
     router = Router(settings)
     try:

@@ -5,38 +5,20 @@ line from a pipe: progress, then `ready` or `failed`; the end of the pipe withou
 the supervisor died.
 """
 
-import json
 import logging
 import os
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
 import msgspec
 
+from cell.logs import JsonLines
 from infra.local.platform import Ready
 from infra.local.supervisor import open_log
 
 LOGGER: Final = "cloister.supervisor"
-STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object per record: time, level, message, then the record's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line: dict[str, object] = {
-            "time": f"{moment}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        line |= {k: v for k, v in vars(record).items() if k not in STANDARD_FIELDS}
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
 
 
 def open_supervisor_log(file: Path, *, show: bool) -> logging.Logger:
@@ -54,7 +36,7 @@ def open_supervisor_log(file: Path, *, show: bool) -> logging.Logger:
         shown.addFilter(lambda record: record.levelno < logging.CRITICAL)
         handlers.append(shown)
     for handler in handlers:
-        handler.setFormatter(JsonLines())
+        handler.setFormatter(JsonLines("supervisor"))
         log.addHandler(handler)
     return log
 

@@ -61,7 +61,7 @@ def test_stops_in_good_order(cell: CellProcess) -> None:
         assert http.get("/api/ping").status_code == 200
         assert cell.stop() == 0
     assert [line["message"] for line in lines(cell)] == ["ready", "stopping"]
-    assert all(line["cell"] == "cell-test" for line in lines(cell))
+    assert all(line["process"] == "cell-test" for line in lines(cell))
 
 
 @contextlib.contextmanager

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from cell.logs import JsonLines
 from infra.errors import PostgresInUse, StartFailed
 from infra.local import supervisor
 from infra.local.processes import is_running, tethered
-from infra.local.reporting import JsonLines
 from infra.local.supervisor import Child, ChildSpec, open_log, restart_delay
 
 DEADLINE_S = 90.0
@@ -65,7 +65,7 @@ def python_spec(directory: Path, script: str) -> ChildSpec:
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[logging.Logger]:
     handler = logging.FileHandler(tmp_path / "supervisor.log")
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines("supervisor"))
     log = logging.Logger(f"test {tmp_path}")
     log.addHandler(handler)
     yield log
