@@ -153,9 +153,13 @@ async def test_a_child_that_never_becomes_healthy_is_ended(
 ) -> None:
     script = "import time, os; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
     spec = replace(python_spec(tmp_path, script), start_s_max=0.5)
-    with pytest.raises(StartFailed, match=r"not healthy within 0\.5 s"):
-        await Child(spec, log).start()
-    assert not is_running(int((tmp_path / "pid").read_text()))
+    told = tmp_path / "pid"
+    while not told.exists() or not told.read_text():
+        # A busy machine may take longer than that to start it.
+        with pytest.raises(StartFailed, match=rf"not healthy within {spec.start_s_max:g} s"):
+            await Child(spec, log).start()
+        spec = replace(spec, start_s_max=2 * spec.start_s_max)
+    assert not is_running(int(told.read_text()))
 
 
 async def test_a_child_that_ignores_the_signal_is_killed(
