@@ -77,7 +77,7 @@ def test_a_signal_ends_a_long_poll_at_once_and_the_process_with_0(
         code, log = control_process.end(number)
         assert poll.recv(4096).startswith(b"HTTP/1.1 304 ")
     assert code == 0, log
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25, "not at the end of the poll"
 
 
 def test_a_catalog_that_is_away_is_waited_for(control_process: Any, postgres: Any) -> None:

@@ -134,7 +134,7 @@ async def test_cancelling_ends_it_and_its_session(
         task.cancel()
     await asyncio.wait(waiting)
     assert all(task.cancelled() for task in waiting)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     await until_sessions(cell_database, 0)
 
 
