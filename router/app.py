@@ -32,9 +32,9 @@ BACKLOG: Final = 1024
 class Router:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.routes = Routes(self._open_pool)
+        self.routes = Routes(self._open_pool, adopted=lambda: self.forwarder.hold.adopted())
         self.follower = TableFollower(settings, self.routes)
-        self.forwarder = RequestForwarder(self.routes.route_of, self.follower.refresh)
+        self.forwarder = RequestForwarder(settings, self.routes.route_of, self.follower.ask)
         self.edge = ClientEdge(settings, self.routes, self.forwarder)
 
     def _open_pool(self, cell: CellName, address: Address) -> CellPool:
@@ -99,6 +99,7 @@ class Router:
             now_s = loop.time()
             self.edge.sweep(now_s)
             self.routes.sweep(now_s)
+            self.forwarder.hold.sweep(now_s)
             self.follower.sweep()
 
     async def _drain(self) -> None:

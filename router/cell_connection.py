@@ -30,8 +30,10 @@ ONE_WRITE_BYTES_MAX: Final = 64 * 1024
 """Up to here head and body are joined for one write; above it the copy would cost more."""
 ANSWER_HEAD_BYTES_MAX: Final = 64 * 1024
 
-NOT_OWNER_VERDICTS: Final = frozenset((Verdict.MOVED.encode(), Verdict.NOT_OWNER.encode()))
-"""Verdicts whose answer is not passed on: another cell may own the tenant."""
+MOVING_VERDICTS: Final = frozenset(
+    verdict.encode() for verdict in (Verdict.FENCED, Verdict.MOVED, Verdict.NOT_OWNER)
+)
+"""Verdicts whose answer is not passed on: soon this or another cell will take the request."""
 
 
 class Loss(StrEnum):
@@ -53,6 +55,7 @@ class CellConnection(asyncio.Protocol):
         "_body",
         "_chunked",
         "_complete",
+        "_epoch",
         "_exchange",
         "_field_of",
         "_fields",
@@ -104,6 +107,8 @@ class CellConnection(asyncio.Protocol):
         self._chunked = False
         self._bodiless = False
         self._verdict: bytes | None = None
+        self._epoch: bytes | None = None
+        """The tenant's, beside a verdict."""
 
     # -- what the pool and the forwarder ask for
 
@@ -132,6 +137,7 @@ class CellConnection(asyncio.Protocol):
         """Drop whatever is carried, without a word to anyone."""
         if self._exchange is not None:
             self._exchange.carrier = None
+            self._exchange.end()
             self._exchange = None
         self._transport.abort()
 
@@ -263,7 +269,7 @@ class CellConnection(asyncio.Protocol):
 
     def _note(self) -> None:
         """Act upon the noted headers."""
-        self._length, self._chunked, self._verdict = None, False, None
+        self._length, self._chunked, self._verdict, self._epoch = None, False, None, None
         for field, _, value in self._noted:
             if field is framing.CONTENT_LENGTH:
                 self._length = value
@@ -273,8 +279,10 @@ class CellConnection(asyncio.Protocol):
                 listed = framing.connection_tokens(value)
                 if listed:
                     self._passed[:] = framing.without(self._passed, listed)
-            elif field is framing.VERDICT and value in NOT_OWNER_VERDICTS:
+            elif field is framing.VERDICT and value in MOVING_VERDICTS:
                 self._verdict = value
+            elif field is framing.EPOCH:
+                self._epoch = value
         self._noted.clear()
 
     def on_body(self, body: bytes) -> None:
@@ -307,11 +315,16 @@ class CellConnection(asyncio.Protocol):
         else:
             self._transport.close()
         if verdict is not None:
-            pool.forwarder.not_applied(exchange, Verdict(verdict.decode()))
-        elif client is not None:
+            pool.forwarder.not_applied(
+                exchange, Verdict(verdict.decode()), framing.epoch_of(self._epoch)
+            )
+            return
+        if exchange.lane is not None:
+            exchange.lane.served(exchange)
+        if client is not None:
             client.answer(exchange, answer, close=close)
         else:
-            exchange.done = True
+            exchange.end()
 
     def _whole(self, close: bool) -> bytes:
         head = self._head
@@ -334,7 +347,6 @@ class CellConnection(asyncio.Protocol):
         client = exchange.client
         if client is None:
             # Nobody reads it. Its effect is committed, as the cell has begun to answer.
-            exchange.done = True
             self.close()
             return
         body = b"".join(self._body)

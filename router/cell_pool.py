@@ -12,7 +12,7 @@ from collections import Counter, deque
 from typing import Final, Protocol
 
 from cell.wire import Verdict
-from control_plane.routing import CellName
+from control_plane.routing import CellName, Epoch
 from router.cell_connection import CellConnection, Loss
 from router.errors import CellOverloaded, Refusal
 from router.exchange import Exchange
@@ -41,7 +41,7 @@ class Forwarder(Protocol):
 
     def refuse(self, exchange: Exchange, refusal: Refusal) -> None: ...
 
-    def not_applied(self, exchange: Exchange, verdict: Verdict) -> None: ...
+    def not_applied(self, exchange: Exchange, verdict: Verdict, told: Epoch | None) -> None: ...
 
 
 class CellPool:

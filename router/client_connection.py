@@ -76,7 +76,6 @@ class ClientConnection(asyncio.Protocol):
             self._forget(exchange)
             if exchange.answering and exchange.carrier is not None:
                 # Its effect is committed, as the cell has begun to answer; the rest is for nobody.
-                exchange.done = True
                 exchange.carrier.close()
         self._forget_waiting()
 
@@ -144,7 +143,7 @@ class ClientConnection(asyncio.Protocol):
 
     def answer(self, exchange: Exchange, answer: bytes, *, close: bool) -> None:
         """All of the answer, or all that was left of it."""
-        exchange.done = True
+        exchange.end()
         exchange.client = None
         self._transport.write(answer)
         if exchange.body:

@@ -19,7 +19,7 @@ RouterError
     │   ├── RouterOverloaded     503 a bound of this router is reached
     │   ├── CellOverloaded       503 no connection to the cell came free in time
     │   ├── CellUnreachable      503 the cell does not accept connections
-    │   └── TenantMoving         503 the cell does not own the tenant, we know no newer owner yet
+    │   └── TenantMoving         503 held for too long, or one too many, while its tenant moves
     └── OutcomeUnknown               the cell may have executed the request
         ├── AnswerLost           502 the connection broke, or the answer was unusable
         └── AnswerLate           504 no answer within the request's deadline
@@ -158,7 +158,7 @@ class CellUnreachable(NotApplied):
 
 
 class TenantMoving(NotApplied):
-    """The cell does not own the tenant, and we know no newer owner yet."""
+    """Held for too long, or one too many, while its tenant moves."""
 
     code = "not_applied"
 

@@ -8,11 +8,13 @@ while it decides, the cell's connection while it carries it.
 
 from typing import TYPE_CHECKING
 
+from control_plane.routing import Epoch
 from router.errors import Refusal
 
 if TYPE_CHECKING:
     from router.cell_connection import CellConnection
     from router.client_connection import ClientConnection
+    from router.hold import Lane
     from router.routing_table import Route
 
 
@@ -20,6 +22,7 @@ class Exchange:
     __slots__ = (
         "answering",
         "authorization",
+        "awaits",
         "body",
         "carrier",
         "client",
@@ -29,10 +32,12 @@ class Exchange:
         "exposed",
         "fields",
         "framed",
+        "held_s",
         "hops",
         "http_10",
         "is_head",
         "key",
+        "lane",
         "length",
         "method",
         "refusal",
@@ -42,6 +47,7 @@ class Exchange:
         "route",
         "since_s",
         "target",
+        "ticket",
         "waiting_since_s",
     )
 
@@ -81,6 +87,14 @@ class Exchange:
         """A cell may have executed it: sent at least once, and the answer was lost."""
         self.resends = 0
         self.hops = 0
+        self.lane: Lane | None = None
+        """Held, or let go by the hold and without an answer since; the lane wants to know."""
+        self.awaits: Epoch
+        """Epoch that the lane waits for; set while there is a lane."""
+        self.ticket: int
+        """Its place in the lane."""
+        self.held_s = 0.0
+        """When it was first held; 0 if it never was."""
         self.answering = False
         """Part of the answer has left; nothing but the rest of it, or a cut, may follow."""
         self.since_s = 0.0
@@ -89,3 +103,9 @@ class Exchange:
         """When it began to wait for a connection."""
         self.done = False
         """Answered, or given up; nobody may send it again."""
+
+    def end(self) -> None:
+        """Nothing more will be sent or answered; safe to repeat."""
+        self.done = True
+        if self.lane is not None:
+            self.lane.left(self)

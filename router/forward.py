@@ -1,13 +1,13 @@
 """What happens to a request between the client's connection and the cell's.
 
-The decisions are pure (`after_loss`, `may_follow`); the forwarder acts on them. A request is sent a
+The decision is pure (`after_loss`); the forwarder acts on it. A request is sent a
 second time only where that cannot do harm, at most once, and within its deadline:
 
 - no connection could be opened: nothing was sent, tried again after a short pause;
 - the connection closed before the first byte of an answer: the cell may have executed it, so only
   a read or a request with an idempotency key is sent again, to the same cell;
-- the cell promises that it executed nothing and that the tenant moved: sent to the new owner once
-  our own table knows of it.
+- the cell promises that it executed nothing because the tenant is moving: held, and sent to the
+  owner (`hold`).
 
 Everything else is the client's to repeat. Once a request may have been executed, no later refusal
 may promise that it was not.
@@ -16,7 +16,7 @@ may promise that it was not.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +33,8 @@ from router.errors import (
     TenantMoving,
 )
 from router.exchange import Exchange
+from router.hold import Hold
+from router.settings import Settings
 
 if TYPE_CHECKING:
     from router.routing_table import Route
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RESENDS_MAX: Final = 1
-HOPS_MAX: Final = 2
-"""Moves followed for one request; a third in one deadline means the table cannot be trusted."""
 RECONNECT_PAUSE_S: Final = (0.025, 0.25)
 """Before the second attempt to connect, evenly random: many requests lose a cell at once."""
 
@@ -74,23 +74,15 @@ def after_loss(
     return Next.UNKNOWN
 
 
-def may_follow(known: Epoch, routed_by: Epoch, hops: int) -> bool:
-    """Only forward: a route of the same epoch or a lower one is the one that was just refused."""
-    return known > routed_by and hops < HOPS_MAX
-
-
 class RequestForwarder:
     def __init__(
         self,
+        settings: Settings,
         route_of: Callable[[OrganizationId], "Route | None"],
-        refresh: Callable[[], Awaitable[None]],
+        ask: Callable[[], None],
     ) -> None:
-        self._route_of = route_of
-        self._refresh = refresh
         self.draining = False
-        self._following: set[asyncio.Task[None]] = set()
-        self.followed = 0
-        """Requests sent on to a tenant's new cell."""
+        self.hold = Hold(settings, route_of, ask, self)
 
     def forward(self, exchange: Exchange) -> None:
         exchange.route.pool.submit(exchange)
@@ -128,7 +120,7 @@ class RequestForwarder:
             exchange.route.pool.submit(exchange)
 
     def _cut(self, exchange: Exchange) -> None:
-        exchange.done = True
+        exchange.end()
         if exchange.client is not None:
             exchange.client.cut()
 
@@ -146,7 +138,7 @@ class RequestForwarder:
                     "status": refusal.status,
                 },
             )
-        exchange.done = True
+        exchange.end()
         if exchange.client is not None:
             exchange.client.refuse(exchange, refusal)
 
@@ -162,47 +154,17 @@ class RequestForwarder:
         elif exchange.exposed:
             message = "the cell did not answer in time; the request may have been executed"
             self.refuse(exchange, AnswerLate(message, repeatable=_client_may_repeat(exchange)))
+        elif exchange.held_s:
+            self.refuse(
+                exchange, TenantMoving("the tenant moved for too long; nothing was executed")
+            )
         else:
             self.refuse(exchange, CellOverloaded("the request did not get through in time"))
 
-    def not_applied(self, exchange: Exchange, verdict: Verdict) -> None:
-        """The cell promises that it executed nothing, as it does not own the tenant."""
-        task = asyncio.get_running_loop().create_task(
-            self._follow(exchange, verdict), name=f"follow {exchange.request_id.decode()}"
-        )
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
-
-    async def _follow(self, exchange: Exchange, verdict: Verdict) -> None:
-        routed_by = exchange.route
-        route = self._newer(exchange)
-        if route is None:
-            await self._refresh()
-            route = self._newer(exchange)
-        if exchange.done:
-            return
-        if route is None:
-            log.info(
-                "not followed",
-                extra={
-                    "tenant": routed_by.tenant,
-                    "cell": routed_by.pool.cell,
-                    "epoch": routed_by.epoch,
-                    "verdict": verdict,
-                },
-            )
-            self.refuse(exchange, TenantMoving("the tenant is moving; nothing was executed"))
-            return
-        exchange.hops += 1
-        exchange.route = route
-        self.followed += 1
-        route.pool.submit(exchange)
-
-    def _newer(self, exchange: Exchange) -> "Route | None":
-        route = self._route_of(exchange.route.tenant)
-        if route is None or not may_follow(route.epoch, exchange.route.epoch, exchange.hops):
-            return None
-        return route
+    def not_applied(self, exchange: Exchange, verdict: Verdict, told: Epoch | None) -> None:
+        """The cell promises that it executed nothing, as the tenant is moving."""
+        if not exchange.done:
+            self.hold.take(exchange, verdict, told)
 
 
 def _answer_lost(exchange: Exchange) -> AnswerLost:

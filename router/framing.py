@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from cell import wire
+from control_plane.routing import Epoch
 from router.errors import ExpectationFailed, HeadersTooLarge, MalformedRequest, MethodNotAllowed
 from router.exchange import Exchange
 
@@ -40,6 +41,7 @@ class Noted(Enum):
     IDEMPOTENCY_KEY = b"idempotency-key"
     EXPECT = b"expect"
     VERDICT = wire.NOT_APPLIED_HEADER.encode()
+    EPOCH = wire.EPOCH_HEADER.encode()
     DROPPED = b""
 
 
@@ -53,6 +55,7 @@ IDEMPOTENCY_KEY: Final = Noted.IDEMPOTENCY_KEY
 EXPECT: Final = Noted.EXPECT
 DROPPED: Final = Noted.DROPPED
 VERDICT: Final = Noted.VERDICT
+EPOCH: Final = Noted.EPOCH
 
 Field = bytes | Noted
 NotedField = tuple[Noted, bytes, bytes]
@@ -85,7 +88,7 @@ REQUEST_NOTED: Final = {
     )
 }
 ANSWER_NOTED: Final = {
-    noted.value: noted for noted in (CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, VERDICT)
+    noted.value: noted for noted in (CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, VERDICT, EPOCH)
 }
 
 
@@ -277,6 +280,11 @@ def without(passed: list[bytes], listed: frozenset[bytes]) -> list[bytes]:
     starts = {b"\r\n%b: " % name for name in listed}
     pairs = zip(passed[::2], passed[1::2], strict=True)
     return [part for pair in pairs if pair[0] not in starts for part in pair]
+
+
+def epoch_of(value: bytes | None) -> Epoch | None:
+    """The epoch beside a verdict; None where the cell did not say, or said nonsense."""
+    return Epoch(int(value)) if value is not None and value.isdigit() else None
 
 
 def request_head(exchange: Exchange) -> bytes:

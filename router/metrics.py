@@ -30,6 +30,7 @@ class RouterMetrics(Collector):
         yield from self._per_cell_counters()
         yield from self._per_cell_gauges()
         yield from self._clients()
+        yield from self._hold()
         yield from self._routing()
 
     def _per_cell_counters(self) -> Iterator[Metric]:
@@ -83,16 +84,37 @@ class RouterMetrics(Collector):
         for refusal in REFUSALS:
             refusals.add_metric((str(refusal.status), refusal.code), edge.refusals[refusal])
         yield refusals
-        yield CounterMetricFamily(
-            "cloister_router_followed",
-            "Requests sent on to a tenant's new cell",
-            self._router.forwarder.followed,
-        )
         yield GaugeMetricFamily(
             "cloister_router_client_connections", "Open connections", len(edge.connections)
         )
         yield GaugeMetricFamily(
             "cloister_router_buffered_bytes", "Request bodies held", edge.buffered_bytes
+        )
+
+    def _hold(self) -> Iterator[Metric]:
+        hold = self._router.forwarder.hold
+        counts = hold.counts
+        held = CounterMetricFamily(
+            "cloister_router_held", "Requests held while their tenant moved", counts.held
+        )
+        ended = CounterMetricFamily(
+            "cloister_router_hold_ended", "What became of them", labels=("outcome",)
+        )
+        for outcome in ("served", "full", "late"):
+            ended.add_metric((outcome,), getattr(counts, outcome))
+        yield from (held, ended)
+        yield CounterMetricFamily(
+            "cloister_router_held_seconds", "Wait of those served", counts.wait_s
+        )
+        yield CounterMetricFamily(
+            "cloister_router_followed", "Requests sent on at a higher epoch", counts.followed
+        )
+        yield GaugeMetricFamily("cloister_router_holding", "Requests held now", hold.waiting)
+        yield GaugeMetricFamily(
+            "cloister_router_holding_bytes", "Bodies of requests held now", hold.waiting_bytes
+        )
+        yield GaugeMetricFamily(
+            "cloister_router_holding_tenants", "Tenants of which requests are held", hold.tenants
         )
 
     def _routing(self) -> Iterator[Metric]:

@@ -57,8 +57,12 @@ class Route:
 
 
 class Routes:
-    def __init__(self, open_pool: Callable[[CellName, Address], CellPool]) -> None:
+    def __init__(
+        self, open_pool: Callable[[CellName, Address], CellPool], adopted: Callable[[], None]
+    ) -> None:
+        """`adopted` is told of each new table."""
         self._open_pool = open_pool
+        self._adopted = adopted
         self._table: RoutingTable | None = None
         self._routes: dict[OrganizationId, Route] = {}
         """Made when first asked for; at most one per tenant of the table."""
@@ -142,4 +146,5 @@ class Routes:
             "routing table adopted",
             extra={"version": candidate.version, "tenants": len(candidate.tenants)},
         )
+        self._adopted()
         return None

@@ -77,6 +77,16 @@ class Settings:
     cell_idle_ms_max: int = 30_000
     """An unused connection to a cell; less than the time after which a cell closes it (75 s)."""
 
+    hold_ms_max: int = 5_000
+    """How long a request is held while its tenant moves, in all; then 503. A move pauses writes for
+    150 ms; one whose mover died is finished or undone by others within a few seconds."""
+    hold_tenant_max: int = 512
+    """Requests of one tenant held at a time; one more is 503. 300 writes/s fill it in 1.7 s."""
+    hold_max: int = 2_048
+    """Requests held at a time, of all tenants; one more is 503."""
+    hold_bytes_max: int = 64 * 1024 * 1024
+    """Of the bodies of all held requests, part of `buffered_bytes_max`; more is 503."""
+
     poll_wait_ms: int = 20_000
     """How long the control plane may hold a poll for a newer table."""
     fresh_ms_max: int = 30_000

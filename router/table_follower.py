@@ -156,19 +156,16 @@ class TableFollower:
             # would have to make do with the older copy.
             log.error("routing table not stored", extra={"reason": str(exc)})
 
-    async def refresh(self) -> None:
-        """Ask once for a newer table, because a cell said ours is old.
+    def ask(self) -> None:
+        """Begin to fetch a newer table, because a cell said that ours is old.
 
-        One at a time, for all who ask meanwhile; not more often than each REFRESH_PAUSE_S; never
-        raises, and takes REFRESH_S_MAX at most.
+        Waits for no poll; but one at a time, and not more often than each REFRESH_PAUSE_S: whoever
+        still needs it asks again.
         """
-        if self._refreshing is None:
-            now_s = asyncio.get_running_loop().time()
-            if now_s - self._refreshed_s < REFRESH_PAUSE_S:
-                return
+        now_s = asyncio.get_running_loop().time()
+        if self._refreshing is None and now_s - self._refreshed_s >= REFRESH_PAUSE_S:
             self._refreshed_s = now_s
             self._refreshing = asyncio.create_task(self._refresh(), name="refresh routing table")
-        await asyncio.shield(self._refreshing)
 
     async def _refresh(self) -> None:
         try:
@@ -180,4 +177,7 @@ class TableFollower:
             self._refreshing = None
 
     async def close(self) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
         await self._client.aclose()

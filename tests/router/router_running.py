@@ -82,6 +82,9 @@ class ControlPlane:
         self.asked_after: list[str | None] = []
         self.ignores_after = False
         """Offers its table whatever the router has: a control plane restored from a backup."""
+        self.holds_news = False
+        """A poll that is held ends without news: only one that asks to be answered at once brings
+        them."""
         self.app = Starlette(routes=[Route("/v1/routing-table", self._routing_table)])
 
     async def _routing_table(self, request: Request) -> Response:
@@ -90,9 +93,10 @@ class ControlPlane:
         self.polls += 1
         self.asked_after.append(request.query_params.get("after"))
         after = int(request.query_params.get("after", "0"))
-        end = time.monotonic() + int(request.query_params.get("wait_ms", "0")) / 1000
+        wait_ms = int(request.query_params.get("wait_ms", "0"))
+        end = time.monotonic() + wait_ms / 1000
         while True:
-            current = self.table
+            current = None if wait_ms and self.holds_news else self.table
             if current is not None and (current.version > after or self.ignores_after):
                 return Response(msgspec.json.encode(current), media_type="application/json")
             if time.monotonic() >= end or await request.is_disconnected():
