@@ -32,7 +32,9 @@ BACKLOG: Final = 1024
 class Router:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.routes = Routes(self._open_pool, adopted=lambda: self.forwarder.hold.adopted())
+        self.routes = Routes(
+            settings, self._open_pool, adopted=lambda: self.forwarder.hold.adopted()
+        )
         self.follower = TableFollower(settings, self.routes)
         self.forwarder = RequestForwarder(settings, self.routes.route_of, self.follower.ask)
         self.edge = ClientEdge(settings, self.routes, self.forwarder)

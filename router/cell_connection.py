@@ -302,6 +302,8 @@ class CellConnection(asyncio.Protocol):
     def _finish(self, exchange: Exchange) -> None:
         client, pool, verdict = exchange.client, self._pool, self._verdict
         pool.answers[self._status // 100] += 1
+        if pool.breaker.doubted:
+            pool.answered()
         close = exchange.close or pool.forwarder.draining
         answer = self._rest(exchange) if exchange.answering else self._whole(close)
         self._exchange = exchange.carrier = self._head = None

@@ -8,13 +8,15 @@ only opening a connection awaits, in a task of its own.
 
 import asyncio
 import logging
+import random
 from collections import Counter, deque
 from typing import Final, Protocol
 
 from cell.wire import Verdict
 from control_plane.routing import CellName, Epoch
+from router.breaker import Breaker
 from router.cell_connection import CellConnection, Loss
-from router.errors import CellOverloaded, Refusal
+from router.errors import CellOverloaded, CellUnreachable, Refusal
 from router.exchange import Exchange
 from router.repetition import RepeatedAnswer
 from router.settings import Address, Settings
@@ -26,6 +28,8 @@ ORPHANED_MS_MAX: Final = 60_000
 
 RESENDS_PER_S_MIN: Final = 3
 """Resends per second that a cell without traffic may cause."""
+
+CELL_FAILED: Final = "the tenant's cell failed a moment ago; nothing was executed"
 
 VAIN_MEMORIES_MAX: Final = 8
 """Heads of answers kept in a second without meeting one again; more would cost without gain."""
@@ -73,6 +77,9 @@ class CellPool:
         """Heads remembered in this second since one was last met again."""
         self.shed = 0
         """Requests refused because no connection came free in time."""
+        self.breaker = Breaker()
+        self.refused = 0
+        """Requests refused because the breaker was open."""
 
     @property
     def open_connections(self) -> int:
@@ -88,6 +95,11 @@ class CellPool:
 
     def submit(self, exchange: Exchange) -> None:
         """Send the exchange as soon as a connection is free, or refuse it."""
+        breaker = self.breaker
+        if not breaker.is_closed and not breaker.admits(_now_s(), random.random()):
+            self.refused += 1
+            self.forwarder.refuse(exchange, CellUnreachable(CELL_FAILED))
+            return
         idle = self._idle
         while idle:
             connection = idle.pop()
@@ -95,14 +107,25 @@ class CellPool:
             if not connection.is_closing():
                 connection.send(exchange)
                 return
-        # Those for whom a connection is being opened, or can be, do not count.
-        openable = self._settings.cell_connections_max - len(self._connections)
-        if len(self._waiters) >= self._settings.cell_waiters_max + openable:
+        if self._is_full():
             self._shed(exchange, "too many requests wait for this cell")
             return
-        exchange.waiting_since_s = asyncio.get_running_loop().time()
+        exchange.waiting_since_s = _now_s()
         self._waiters.append(exchange)
         self._open_for_waiters()
+
+    def _is_full(self) -> bool:
+        # Those for whom a connection is being opened, or can be, do not count.
+        openable = self._settings.cell_connections_max - len(self._connections)
+        return len(self._waiters) >= self._settings.cell_waiters_max + openable
+
+    def refusal(self) -> Refusal | None:
+        """Why a request submitted now would be refused, if that is known already."""
+        if not self.breaker.is_closed and not self.breaker.is_tried(_now_s()):
+            return CellUnreachable(CELL_FAILED)
+        if not self._idle and self._is_full():
+            return CellOverloaded("too many requests wait for this cell")
+        return None
 
     def withdraw(self, exchange: Exchange) -> None:
         """The exchange waits no longer, if it did."""
@@ -133,9 +156,12 @@ class CellPool:
             self._resends_left = max(RESENDS_PER_S_MIN, (answers - self._answers_before) // 10)
             self._answers_before, self._budgeted_s = answers, now_s
             self.vain_memories = 0
+            if self.breaker.tick(answers, now_s, random.random()):
+                self._log_opened()
         wait_s = self._settings.cell_wait_ms_max / 1000
         while self._waiters and now_s - self._waiters[0].waiting_since_s > wait_s:
             self._shed(self._waiters.popleft(), "no connection to this cell came free in time")
+            self.failed()
         for connection in tuple(self._connections):
             self._sweep_connection(connection, now_s)
 
@@ -163,6 +189,24 @@ class CellPool:
             task.cancel()
         for connection in tuple(self._connections):
             connection.close()
+
+    # -- how the cell does
+
+    def failed(self) -> None:
+        """A connection was not opened, an answer lost or late, or a request waited in vain."""
+        if self.breaker.failed(_now_s(), random.random()):
+            self._log_opened()
+
+    def answered(self) -> None:
+        """Called of answers while there is doubt whether there are any."""
+        was_closed = self.breaker.is_closed
+        self.breaker.answered()
+        if not was_closed:
+            log.info("breaker closed", extra={"cell": self.cell})
+
+    def _log_opened(self) -> None:
+        fields = {"cell": self.cell, "in_flight": self.in_flight, "waiting": self.waiting}
+        log.warning("breaker opened", extra=fields)
 
     # -- what connections report
 
@@ -236,3 +280,7 @@ class CellPool:
     def _shed(self, exchange: Exchange, message: str) -> None:
         self.shed += 1
         self.forwarder.refuse(exchange, CellOverloaded(message))
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -137,7 +137,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, exchange: Exchange) -> None:
         self._current = exchange
         if exchange.refusal is None:
-            self._edge.forwarder.forward(exchange)
+            self._edge.forwarder.accept(exchange)
         else:
             self.refuse(exchange, exchange.refusal)
 

@@ -57,9 +57,13 @@ class ClientEdge:
 
     def buffer(self, size: int) -> None:
         """Account for bytes about to be held; raises RouterOverloaded instead."""
+        self.check_room(size)
+        self.buffered_bytes += size
+
+    def check_room(self, size: int) -> None:
+        """Raises RouterOverloaded if so many bytes could not be held."""
         if self.buffered_bytes + size > self.settings.buffered_bytes_max:
             raise RouterOverloaded("too many bytes of requests are held")
-        self.buffered_bytes += size
 
     def unbuffer(self, size: int) -> None:
         self.buffered_bytes -= size

@@ -16,9 +16,10 @@ RouterError
     ├── NotApplied                   a promise: no cell has executed anything
     │   ├── NoRoutingTable       503 no table was ever loaded
     │   ├── TenantUnresolved     503 an unknown tenant while the table is stale
+    │   ├── TooManyRequests      429 the tenant is over its rate, or has too much in flight
     │   ├── RouterOverloaded     503 a bound of this router is reached
     │   ├── CellOverloaded       503 no connection to the cell came free in time
-    │   ├── CellUnreachable      503 the cell does not accept connections
+    │   ├── CellUnreachable      503 the cell does not accept connections, or failed a moment ago
     │   └── TenantMoving         503 held for too long, or one too many, while its tenant moves
     └── OutcomeUnknown               the cell may have executed the request
         ├── AnswerLost           502 the connection broke, or the answer was unusable
@@ -138,6 +139,12 @@ class TenantUnresolved(NotApplied):
     code = "tenant_unresolved"
 
 
+class TooManyRequests(NotApplied):
+    """The tenant is over its rate, or has too many requests in flight."""
+
+    status, code, reason = 429, "too_many_requests", "Too Many Requests"
+
+
 class RouterOverloaded(NotApplied):
     """A bound of this router is reached."""
 
@@ -152,7 +159,7 @@ class CellOverloaded(NotApplied):
 
 
 class CellUnreachable(NotApplied):
-    """The cell does not accept connections."""
+    """The cell does not accept connections, or failed a moment ago."""
 
     code = "cell_unreachable"
 
@@ -196,6 +203,7 @@ REFUSALS: tuple[type[Refusal], ...] = (
     InvalidCredentials,
     NoRoutingTable,
     TenantUnresolved,
+    TooManyRequests,
     RouterOverloaded,
     CellOverloaded,
     CellUnreachable,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from router.cell_connection import CellConnection
     from router.client_connection import ClientConnection
     from router.hold import Lane
+    from router.limits import TenantTraffic
     from router.routing_table import Route
 
 
@@ -48,6 +49,7 @@ class Exchange:
         "since_s",
         "target",
         "ticket",
+        "traffic",
         "waiting_since_s",
     )
 
@@ -81,6 +83,8 @@ class Exchange:
         """Decided by the head alone; answered once the body is read and thrown away."""
         self.route: Route
         """Where it goes; set unless it is refused."""
+        self.traffic: TenantTraffic | None = None
+        """The tenant's, while it counts this request as in flight."""
         self.carrier: CellConnection | None = None
         """The connection that carries it now; None while it waits for one."""
         self.exposed = False
@@ -107,5 +111,12 @@ class Exchange:
     def end(self) -> None:
         """Nothing more will be sent or answered; safe to repeat."""
         self.done = True
+        self.rest()
         if self.lane is not None:
             self.lane.left(self)
+
+    def rest(self) -> None:
+        """It is in flight no longer, at least for now."""
+        if self.traffic is not None:
+            self.traffic.in_flight -= 1
+            self.traffic = None

@@ -84,13 +84,25 @@ class RequestForwarder:
         self.draining = False
         self.hold = Hold(settings, route_of, ask, self)
 
+    def accept(self, exchange: Exchange) -> None:
+        """Forward a request just received, unless too many of its tenant are in flight."""
+        traffic = exchange.route.traffic
+        if traffic.in_flight < traffic.in_flight_max:
+            self.forward(exchange)
+        else:
+            self.refuse(exchange, traffic.full())
+
     def forward(self, exchange: Exchange) -> None:
-        exchange.route.pool.submit(exchange)
+        route = exchange.route
+        exchange.traffic = route.traffic
+        route.traffic.in_flight += 1
+        route.pool.submit(exchange)
 
     def lost(self, exchange: Exchange, loss: Loss) -> None:
         """The request has no answer, and no connection carries it any more."""
         pool = exchange.route.pool
         pool.losses[loss] += 1
+        pool.failed()
         if exchange.done:
             return
         exchange.exposed |= loss is not Loss.CONNECT
@@ -149,6 +161,7 @@ class RequestForwarder:
         if carrier is not None:
             carrier.close()
             exchange.exposed = True
+            exchange.route.pool.failed()
         if exchange.answering:
             self._cut(exchange)
         elif exchange.exposed:

@@ -151,6 +151,7 @@ class Hold:
         if exchange.lane is None and not self._admit(lane, exchange):
             return
         lane.under_way.discard(exchange)
+        exchange.rest()
         heapq.heappush(lane.waiting, (exchange.ticket, exchange))
         self._count(exchange, 1)
         if self._is_awaited(exchange):

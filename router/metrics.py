@@ -48,6 +48,12 @@ class RouterMetrics(Collector):
         shed = CounterMetricFamily(
             "cloister_router_shed", "Requests for which no connection came free", labels=("cell",)
         )
+        opened = CounterMetricFamily(
+            "cloister_router_breaker_opened", "How often the breaker opened", labels=("cell",)
+        )
+        refused = CounterMetricFamily(
+            "cloister_router_breaker_refused", "Refused by an open breaker", labels=("cell",)
+        )
         for pool in self._router.routes.pools:
             for digit in range(1, 6):
                 answers.add_metric((pool.cell, f"{digit}xx"), pool.answers[digit])
@@ -55,7 +61,9 @@ class RouterMetrics(Collector):
                 losses.add_metric((pool.cell, loss.value), pool.losses[loss])
             resends.add_metric((pool.cell,), pool.resends)
             shed.add_metric((pool.cell,), pool.shed)
-        yield from (answers, losses, resends, shed)
+            opened.add_metric((pool.cell,), pool.breaker.opened)
+            refused.add_metric((pool.cell,), pool.refused)
+        yield from (answers, losses, resends, shed, opened, refused)
 
     def _per_cell_gauges(self) -> Iterator[Metric]:
         in_flight = GaugeMetricFamily(
@@ -67,11 +75,15 @@ class RouterMetrics(Collector):
         connections = GaugeMetricFamily(
             "cloister_router_cell_connections", "Open connections to a cell", labels=("cell",)
         )
+        breakers = GaugeMetricFamily(
+            "cloister_router_breaker_open", "1 while requests are refused at once", labels=("cell",)
+        )
         for pool in self._router.routes.pools:
+            breakers.add_metric((pool.cell,), int(not pool.breaker.is_closed))
             in_flight.add_metric((pool.cell,), pool.in_flight)
             waiting.add_metric((pool.cell,), pool.waiting)
             connections.add_metric((pool.cell,), pool.open_connections)
-        yield from (in_flight, waiting, connections)
+        yield from (in_flight, waiting, connections, breakers)
 
     def _clients(self) -> Iterator[Metric]:
         edge = self._router.edge

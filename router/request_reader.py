@@ -5,6 +5,7 @@ request is handed on when the whole of it has been read, so nothing that breaks 
 a cell. Knows nothing of answers: the client's connection decides when a request's turn comes.
 """
 
+import asyncio
 import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -188,6 +189,8 @@ class RequestReader:
         request = read_repeated_request(head, data)
         if request is None or route is None or len(data) > REPEATED_BYTES_MAX:
             return False
+        if not route.traffic.is_free:
+            return False
         method, target, key, body = request
         exchange = Exchange(self._client, self._edge.next_request_id(), method, target)
         exchange.fields = head.fields
@@ -243,6 +246,8 @@ class RequestReader:
             raise self._body_too_large()
         exchange.close = exchange.http_10 or not parser.should_keep_alive()
         self._route(exchange)
+        if exchange.refusal is None:
+            self._admit(exchange)
         self.stage = BODY
         self._target = b""
         self._passed.clear()
@@ -277,6 +282,16 @@ class RequestReader:
             self._tenant = exchange.route.tenant
             # What was remembered is another tenant's, or of another key.
             self._repeated.clear()
+
+    def _admit(self, exchange: Exchange) -> None:
+        """Refuse by the head alone what would be refused later, before its body is held."""
+        route, edge = exchange.route, self._edge
+        if not route.traffic.is_free:
+            exchange.refusal = route.traffic.refusal(asyncio.get_running_loop().time())
+        if exchange.refusal is None and exchange.framed:
+            exchange.refusal = route.pool.refusal()
+            if exchange.refusal is None and exchange.length:
+                edge.check_room(exchange.length)
 
     def on_body(self, body: bytes) -> None:
         exchange = self._exchange

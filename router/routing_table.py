@@ -8,22 +8,33 @@ the tenant may have been created meanwhile.
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
-from control_plane.routing import CellName, Epoch, OrganizationId, RoutingTable
+from control_plane.routing import CellName, Epoch, OrganizationId, RoutingTable, TenantLimits
 from router.cell_pool import CellPool
 from router.credentials import organization_of
 from router.errors import InvalidCredentials, NoRoutingTable, TenantUnresolved
 from router.framing import route_fields
-from router.settings import Address
+from router.limits import TenantTraffic
+from router.settings import Address, Settings
 
 log = logging.getLogger(__name__)
 
 
-def refusal_of(current: RoutingTable | None, candidate: RoutingTable) -> str | None:
+NO_LIMITS: Final = TenantLimits()
+
+REPOINTED_ALWAYS: Final = 16
+"""So many tenants may change at once, however few there are."""
+
+
+def refusal_of(
+    current: RoutingTable | None, candidate: RoutingTable, repointed_percent_max: int
+) -> str | None:
     """Why the candidate must not replace the current table; None if it may.
 
     A control plane restored from an older backup would send tenants back to cells they have left;
-    so neither the version nor any tenant's epoch may go down.
+    so neither the version nor any tenant's epoch may go down. Moves go tenant by tenant: a table
+    that changes a good part of them at once is more likely a mistake than a plan.
     """
     for cell, described in candidate.cells.items():
         try:
@@ -41,31 +52,54 @@ def refusal_of(current: RoutingTable | None, candidate: RoutingTable) -> str | N
         known = current.tenants.get(tenant)
         if known is not None and placement.epoch < known.epoch:
             return f"epoch {placement.epoch} of tenant {tenant} is lower than {known.epoch}"
+    repointed = _repointed(current, candidate)
+    allowed = max(REPOINTED_ALWAYS, len(current.tenants) * repointed_percent_max // 100)
+    if repointed > allowed:
+        return f"{repointed} of {len(current.tenants)} tenants re-pointed, {allowed} at most"
     return None
+
+
+def _repointed(current: RoutingTable, candidate: RoutingTable) -> int:
+    """Tenants placed elsewhere or gone, but for those of cells that are being evacuated."""
+    placed, count = candidate.tenants, 0
+    for tenant, before in current.tenants.items():
+        now = placed.get(tenant)
+        if (now is None or now.cell != before.cell) and before.cell not in candidate.evacuating:
+            count += 1
+    return count
 
 
 class Route:
     """A tenant's placement, ready to be used by requests."""
 
-    __slots__ = ("epoch", "fields", "pool", "tenant")
+    __slots__ = ("epoch", "fields", "pool", "tenant", "traffic")
 
-    def __init__(self, tenant: OrganizationId, epoch: Epoch, pool: CellPool) -> None:
+    def __init__(
+        self, tenant: OrganizationId, epoch: Epoch, pool: CellPool, traffic: TenantTraffic
+    ) -> None:
         self.tenant = tenant
         self.epoch = epoch
         self.pool = pool
+        self.traffic = traffic
         self.fields = route_fields(str(pool.address), tenant, epoch)
 
 
 class Routes:
     def __init__(
-        self, open_pool: Callable[[CellName, Address], CellPool], adopted: Callable[[], None]
+        self,
+        settings: Settings,
+        open_pool: Callable[[CellName, Address], CellPool],
+        adopted: Callable[[], None],
     ) -> None:
         """`adopted` is told of each new table."""
+        self._settings = settings
         self._open_pool = open_pool
         self._adopted = adopted
         self._table: RoutingTable | None = None
         self._routes: dict[OrganizationId, Route] = {}
         """Made when first asked for; at most one per tenant of the table."""
+        self._traffic: dict[OrganizationId, TenantTraffic] = {}
+        """Of tenants that were ever routed; outlives the routes, as requests are in flight."""
         self._pools: dict[CellName, CellPool] = {}
         self._retired: list[CellPool] = []
         """Of addresses no longer in the table, until their last request is done."""
@@ -120,16 +154,27 @@ class Routes:
         if route is None and self._table is not None:
             placement = self._table.tenants.get(tenant)
             if placement is not None:
-                route = Route(tenant, placement.epoch, self._pools[placement.cell])
+                traffic = self._traffic_of(tenant)
+                route = Route(tenant, placement.epoch, self._pools[placement.cell], traffic)
                 self._routes[tenant] = route
         return route
 
+    def _traffic_of(self, tenant: OrganizationId) -> TenantTraffic:
+        traffic = self._traffic.get(tenant)
+        if traffic is None:
+            traffic = self._traffic[tenant] = TenantTraffic(self._settings.tenant_in_flight_max)
+            assert self._table is not None, "routes are made from a table"
+            limits = self._table.limits.get(tenant)
+            if limits is not None:
+                traffic.limit(limits, self._settings.tenant_in_flight_max)
+        return traffic
+
     def adopt(self, candidate: RoutingTable) -> str | None:
         """Replace the table; or return why it is refused, and keep the one there is."""
-        refusal = refusal_of(self._table, candidate)
+        refusal = refusal_of(self._table, candidate, self._settings.repointed_percent_max)
         if refusal is not None:
             return refusal
-        self._table = candidate
+        before, self._table = self._table, candidate
         pools: dict[CellName, CellPool] = {}
         for cell, described in candidate.cells.items():
             address = Address.parse(described.address)
@@ -142,9 +187,18 @@ class Routes:
                 self._retired.append(pool)
         self._pools = pools
         self._routes = {}
+        if before is not None and before.limits != candidate.limits:
+            self._apply_limits(candidate)
         log.info(
             "routing table adopted",
             extra={"version": candidate.version, "tenants": len(candidate.tenants)},
         )
         self._adopted()
         return None
+
+    def _apply_limits(self, table: RoutingTable) -> None:
+        """Also to requests under way. Tenants gone from the table are forgotten."""
+        self._traffic = {t: traffic for t, traffic in self._traffic.items() if t in table.tenants}
+        for tenant, traffic in self._traffic.items():
+            limits = table.limits.get(tenant, NO_LIMITS)
+            traffic.limit(limits, self._settings.tenant_in_flight_max)

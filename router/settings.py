@@ -77,6 +77,11 @@ class Settings:
     cell_idle_ms_max: int = 30_000
     """An unused connection to a cell; less than the time after which a cell closes it (75 s)."""
 
+    tenant_in_flight_max: int = 256
+    """Requests of one tenant on their way to a cell and back, unless the routing table has another
+    limit for it; one more is 429. Below connections and waiters of a cell together, so that one
+    tenant cannot take all the places; held requests are not among them."""
+
     hold_ms_max: int = 5_000
     """How long a request is held while its tenant moves, in all; then 503. A move pauses writes for
     150 ms; one whose mover died is finished or undone by others within a few seconds."""
@@ -89,6 +94,9 @@ class Settings:
 
     poll_wait_ms: int = 20_000
     """How long the control plane may hold a poll for a newer table."""
+    repointed_percent_max: int = 25
+    """A table that re-points or drops more of the tenants known than this is refused, unless they
+    leave a cell that the table says is being evacuated. 100 switches the check off."""
     fresh_ms_max: int = 30_000
     """The table counts as fresh while the last poll worked and is no older than this."""
 
