@@ -5,6 +5,8 @@ a moved and a not yet active cell do. Every request a client sent is accounted f
 one cell, or refused with the promise that it was executed nowhere.
 """
 
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -395,6 +397,8 @@ def test_client_that_hangs_up_has_its_request_carried_out(platform: Platform) ->
     move = Move(platform)
     router = platform.router(hold_ms_max=60_000)
     for client in send_writes(platform, router, 3):
+        # By a reset: one that merely says that it will send no more may still be listening.
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.socket.close()
     wait_until(lambda: not router.router.edge.connections, "the clients to be gone")
     move.switch()

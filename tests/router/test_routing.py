@@ -7,6 +7,7 @@ real HTTP server, lose it, start without it, and are offered what they must not 
 import base64
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import Platform
 from router_cells import EchoCell, serving
@@ -67,13 +68,49 @@ CURRENT = table(7, {"t": ("a", 3), "u": ("b", 1)}, {"a": 1, "b": 2})
     ],
 )
 def test_refusal_of_a_table(candidate: RoutingTable, words: str | None) -> None:
-    refusal = refusal_of(CURRENT, candidate)
+    refusal = refusal_of(CURRENT, candidate, 25)
     assert (refusal is None) if words is None else (words in (refusal or ""))
 
 
 def test_first_table_is_judged_by_itself() -> None:
-    assert refusal_of(None, table(0, {}, {})) is None
-    assert refusal_of(None, table(1, {"t": ("c", 1)}, {})) is not None
+    assert refusal_of(None, table(0, {}, {}), 25) is None
+    assert refusal_of(None, table(1, {"t": ("c", 1)}, {}), 25) is not None
+
+
+def many(version: int, moved: int, gone: int = 0, *, evacuating: str | None = None) -> RoutingTable:
+    """A hundred tenants of cell a, less those gone, some of them moved to b."""
+    placed = {str(i): ("b", 2) if i < moved else ("a", 1) for i in range(100 - gone)}
+    plain = table(version, placed, {"a": 1, "b": 2})
+    leaving = () if evacuating is None else (evacuating,)
+    return msgspec.structs.replace(plain, evacuating=leaving)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "percent", "refused"),
+    [
+        (many(2, 25), 25, False),
+        (many(2, 26), 25, True),
+        (many(2, 0, gone=26), 25, True),
+        (many(2, 13, gone=13), 25, True),
+        (many(2, 16), 1, False),
+        (many(2, 17), 1, True),
+        (many(2, 100), 100, False),
+        (many(2, 100, evacuating="a"), 25, False),
+        (many(2, 100, evacuating="b"), 25, True),
+    ],
+)
+def test_table_that_repoints_too_many_is_refused(
+    candidate: RoutingTable, percent: int, refused: bool
+) -> None:
+    refusal = refusal_of(many(1, 0), candidate, percent)
+    assert (refusal is not None) is refused
+    assert not refused or "re-pointed" in (refusal or "")
+
+
+def test_tenants_of_a_small_platform_may_all_move() -> None:
+    before = table(1, {"t": ("a", 1), "u": ("a", 1)}, {"a": 1, "b": 2})
+    after = table(2, {"t": ("b", 2), "u": ("b", 2)}, {"a": 1, "b": 2})
+    assert refusal_of(before, after, 25) is None
 
 
 # -- who is asking
@@ -248,6 +285,38 @@ def test_router_starts_from_disk_while_the_control_plane_is_dead(
     assert client.ask(request()).status == 200
     assert client.ask(request(tenant="nobody")).code == "tenant_unresolved"
     assert router.get("/healthz")[0] == 200
+
+
+def test_table_that_repoints_too_many_is_served_around(platform: Platform) -> None:
+    """The one before stays, the refusal is seen; marked as an evacuation it is taken."""
+    _, port = platform.echo_cell()
+    _, other = platform.echo_cell("cell-b")
+    cells: dict[str, int | str] = {"cell-a": port, "cell-b": other}
+    names = ["tenant-a", *(f"tenant-{i}" for i in range(99))]
+    platform.publish(1, {name: ("cell-a", 1) for name in names}, cells)
+    router = platform.router()
+    client = platform.client(router)
+    platform.publish(2, {name: ("cell-b", 2) for name in names}, cells)
+    wait_until(lambda: router.metric('cloister_router_polls_total{outcome="failed"}'), "refusal")
+    assert client.ask(request()).json["cell"] == "cell-a"
+    marked = msgspec.structs.replace(platform.control.table, version=3, evacuating=("cell-a",))
+    platform.control.table = marked
+    wait_until(lambda: router.router.routes.version == 3, "the evacuation", 15)
+    assert client.ask(request()).json["cell"] == "cell-b"
+
+
+def test_epochs_on_disk_are_not_gone_below(platform: Platform, tmp_path: Path) -> None:
+    """A catalog restored from a backup, with versions counted on beyond those of the copy."""
+    _, port = platform.echo_cell()
+    platform.publish(5, {"tenant-a": ("cell-a", 3)}, {"cell-a": port})
+    file = tmp_path / "table"
+    first = platform.router(table_file=file)
+    wait_until(file.exists, "the disk copy")
+    first.stop()
+    platform.publish(9, {"tenant-a": ("cell-b", 2)}, {"cell-a": port, "cell-b": 1})
+    again = platform.router(ready=False, table_file=file)
+    wait_until(lambda: again.metric('cloister_router_polls_total{outcome="failed"}'), "refusal")
+    assert platform.client(again).ask(request()).json["cell"] == "cell-a"
 
 
 def test_table_from_disk_is_replaced_by_a_newer_one_only(
