@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections import Counter, deque
+from time import monotonic
 from typing import Final, Protocol
 
 from cell.wire import Verdict
@@ -96,7 +97,7 @@ class CellPool:
     def submit(self, exchange: Exchange) -> None:
         """Send the exchange as soon as a connection is free, or refuse it."""
         breaker = self.breaker
-        if not breaker.is_closed and not breaker.admits(_now_s(), random.random()):
+        if not breaker.is_closed and not breaker.admits(monotonic(), random.random()):
             self.refused += 1
             self.forwarder.refuse(exchange, CellUnreachable(CELL_FAILED))
             return
@@ -110,7 +111,7 @@ class CellPool:
         if self._is_full():
             self._shed(exchange, "too many requests wait for this cell")
             return
-        exchange.waiting_since_s = _now_s()
+        exchange.waiting_since_s = monotonic()
         self._waiters.append(exchange)
         self._open_for_waiters()
 
@@ -121,7 +122,7 @@ class CellPool:
 
     def refusal(self) -> Refusal | None:
         """Why a request submitted now would be refused, if that is known already."""
-        if not self.breaker.is_closed and not self.breaker.is_tried(_now_s()):
+        if not self.breaker.is_closed and not self.breaker.is_tried(monotonic()):
             return CellUnreachable(CELL_FAILED)
         if not self._idle and self._is_full():
             return CellOverloaded("too many requests wait for this cell")
@@ -194,7 +195,7 @@ class CellPool:
 
     def failed(self) -> None:
         """A connection was not opened, an answer lost or late, or a request waited in vain."""
-        if self.breaker.failed(_now_s(), random.random()):
+        if self.breaker.failed(monotonic(), random.random()):
             self._log_opened()
 
     def answered(self) -> None:
@@ -289,7 +290,3 @@ class CellPool:
     def _shed(self, exchange: Exchange, message: str) -> None:
         self.shed += 1
         self.forwarder.refuse(exchange, CellOverloaded(message))
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

@@ -15,6 +15,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
 from cell.wire import Verdict
@@ -97,7 +98,7 @@ class Lane:
         self.is_open = False
         self.pause_s = TRY_PAUSE_S[0]
         self.timer: asyncio.TimerHandle | None = None
-        self.began_s = asyncio.get_running_loop().time()
+        self.began_s = monotonic()
         self.taken = 0
         """Requests held in it, each once."""
 
@@ -171,7 +172,7 @@ class Hold:
         else:
             exchange.lane = lane
             exchange.ticket = next(self._tickets)
-            exchange.held_s = asyncio.get_running_loop().time()
+            exchange.held_s = monotonic()
             self.counts.held += 1
             lane.taken += 1
             return True
@@ -247,7 +248,7 @@ class Hold:
                 lane.timer.cancel()
                 lane.timer = None
             if self._lanes.pop(lane.tenant, None) is not None:
-                held_ms = round((asyncio.get_running_loop().time() - lane.began_s) * 1000)
+                held_ms = round((monotonic() - lane.began_s) * 1000)
                 fields = {"tenant": lane.tenant, "requests": lane.taken, "ms": held_ms}
                 log.info("no longer holding", extra=fields)
 
@@ -257,7 +258,7 @@ class Hold:
         exchange.lane = None
         lane.under_way.discard(exchange)
         self.counts.served += 1
-        self.counts.wait_s += asyncio.get_running_loop().time() - exchange.held_s
+        self.counts.wait_s += monotonic() - exchange.held_s
         lane.is_open = True
         lane.pause_s = TRY_PAUSE_S[0]
         # Later, as what is let go can end at once: a long lane would become a deep recursion.

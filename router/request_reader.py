@@ -5,9 +5,9 @@ request is handed on when the whole of it has been read, so nothing that breaks 
 a cell. Knows nothing of answers: the client's connection decides when a request's turn comes.
 """
 
-import asyncio
 import logging
 from enum import Enum
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import httptools
@@ -287,7 +287,7 @@ class RequestReader:
         """Refuse by the head alone what would be refused later, before its body is held."""
         route, edge = exchange.route, self._edge
         if not route.traffic.is_free:
-            exchange.refusal = route.traffic.refusal(asyncio.get_running_loop().time())
+            exchange.refusal = route.traffic.refusal(monotonic())
         if exchange.refusal is None and exchange.framed:
             exchange.refusal = route.pool.refusal()
             if exchange.refusal is None and exchange.length:
