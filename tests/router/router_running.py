@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,11 +205,16 @@ class RouterProcess:
 
 
 @contextmanager
-def router_process(directory: Path, control_port: int, **settings: Any) -> Iterator[RouterProcess]:
-    """`python -m router`, as the supervisor starts it; ready when this yields."""
+def router_process(
+    directory: Path, control_port: int, *, log: Path | None = None, **settings: Any
+) -> Iterator[RouterProcess]:
+    """`python -m router`, as the supervisor starts it; ready when this yields.
+
+    Its log goes to the file, or else to a pipe, which holds no more than a few hundred lines.
+    """
     port, operator_port = free_port(), free_port()
     settings |= {"listen": f"127.0.0.1:{port}", "operator_listen": f"127.0.0.1:{operator_port}"}
-    with start_router(environment(directory, control_port, **settings)) as process:
+    with start_router(environment(directory, control_port, **settings), log) as process:
         running = RouterProcess(process=process, port=port, operator_port=operator_port)
         try:
             wait_until(running.is_ready, "the router to be ready")
@@ -218,12 +223,13 @@ def router_process(directory: Path, control_port: int, **settings: Any) -> Itera
             process.kill()
 
 
-def start_router(variables: Mapping[str, str]) -> subprocess.Popen[str]:
+def start_router(variables: Mapping[str, str], log: Path | None = None) -> subprocess.Popen[str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("CLOISTER_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "router"],
-        env=inherited | dict(variables),
-        cwd=Path(__file__).resolve().parents[2],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with ExitStack() as files:
+        return subprocess.Popen(
+            [sys.executable, "-m", "router"],
+            env=inherited | dict(variables),
+            cwd=Path(__file__).resolve().parents[2],
+            stderr=subprocess.PIPE if log is None else files.enter_context(log.open("a")),
+            text=True,
+        )
