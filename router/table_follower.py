@@ -56,8 +56,9 @@ class TableFollower:
         """When the control plane last answered usefully, on the loop's clock."""
         self._working = False
         """The last poll worked."""
-        self._storing = asyncio.Lock()
-        """A poll and a refresh may both bring a table; the file is written by one at a time."""
+        self._unstored: bytes | None = None
+        """The table adopted last, until it is on its way to the disk."""
+        self._storing: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_s = float("-inf")
         self.polls: dict[str, int] = {"newer": 0, "unchanged": 0, "failed": 0}
@@ -122,14 +123,14 @@ class TableFollower:
         answer = await self._client.get("/v1/routing-table", params=params)
         is_news = False
         if answer.status_code == 200:
-            is_news = await self._adopt(answer.content, after)
+            is_news = self._adopt(answer.content, after)
         elif answer.status_code != 304:
             raise PollFailed(f"the control plane answered {answer.status_code}")
         self.polls["newer" if is_news else "unchanged"] += 1
         self._confirm()
         return is_news
 
-    async def _adopt(self, body: bytes, after: int | None) -> bool:
+    def _adopt(self, body: bytes, after: int | None) -> bool:
         table, version = parse_table(body), self._routes.version
         if after is not None and version is not None and after <= table.version <= version:
             # A refresh overtook the poll that was held, or the other way round.
@@ -137,7 +138,10 @@ class TableFollower:
         refusal = self._routes.adopt(table)
         if refusal is not None:
             raise PollFailed(f"routing table refused: {refusal}")
-        await self._store(body)
+        # The next poll begins at once: the next move's news must not wait for the disk.
+        self._unstored = body
+        if self._storing is None:
+            self._storing = asyncio.create_task(self._store(), name="store routing table")
         return True
 
     def _confirm(self) -> None:
@@ -147,14 +151,18 @@ class TableFollower:
         self._confirmed_s = asyncio.get_running_loop().time()
         self.sweep()
 
-    async def _store(self, body: bytes) -> None:
+    async def _store(self) -> None:
+        """Until the newest table is on disk; of those adopted meanwhile only the last matters."""
         try:
-            async with self._storing:
+            while (body := self._unstored) is not None:
+                self._unstored = None
                 await asyncio.to_thread(self._file.store, body)
         except OSError as exc:
             # Served from memory all the same; only a restart while the control plane is away
             # would have to make do with the older copy.
             log.error("routing table not stored", extra={"reason": str(exc)})
+        finally:
+            self._storing = None
 
     def ask(self) -> None:
         """Begin to fetch a newer table, because a cell said that ours is old.
@@ -180,4 +188,6 @@ class TableFollower:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
+        if self._storing is not None:
+            await self._storing
         await self._client.aclose()
