@@ -146,7 +146,7 @@ def test_cell_that_returns_is_found_at_once(platform: Platform) -> None:
     assert router.metric(OPENED) == 1
     assert attempts <= 2 * FAILURES_IN_A_ROW
     with ScriptedCell(answer_all, port=port).listening():
-        wait_until(lambda: client.ask(request()).status == 200, "the way back", 10)
+        wait_until(lambda: client.ask(request()).status == 200, "the way back")
         assert router.metric(IS_OPEN) == 0
         assert all(client.ask(request()).status == 200 for _ in range(50))
 

@@ -15,6 +15,7 @@ from router_running import environment, table
 
 from control_plane.routing import OrganizationId
 from router.app import Router
+from router.breaker import FAILURES_IN_A_ROW
 from router.cell_connection import CellConnection
 from router.errors import Refusal
 from router.exchange import Exchange
@@ -126,7 +127,12 @@ answers = st.builds(
 
 @settings(max_examples=300)
 @given(
-    st.lists(st.tuples(st.sampled_from([b"GET", b"GET", b"HEAD"]), answers), min_size=2, max_size=6)
+    # Not so many that the losses among them open the pool's breaker to the last.
+    st.lists(
+        st.tuples(st.sampled_from([b"GET", b"GET", b"HEAD"]), answers),
+        min_size=2,
+        max_size=FAILURES_IN_A_ROW,
+    )
 )
 def test_answers_after_others_are_passed_on_as_if_alone(
     idle_router: Router, told: list[tuple[bytes, bytes]]

@@ -173,10 +173,14 @@ def test_head_is_answered_without_body(client: Client) -> None:
     assert (refused.status, client.ask(request()).status) == (401, 200)
 
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 def test_what_the_cell_sees(cell: EchoCell, client: Client) -> None:
     """Hop-by-hop headers end here, ours cannot be forged, everything else passes."""
     headers = (
         "Accept: application/json\r\nX-Custom: one\r\nX-Custom: two\r\n"
+        f"traceparent: {TRACE}\r\ntracestate: a=1\r\ntracestate: b=2\r\n"
         "Idempotency-Key: key-1\r\nContent-Type: application/json\r\n"
         "Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTE: trailers\r\n"
         "Trailer: X-T\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: Basic x\r\n"
@@ -195,8 +199,11 @@ def test_what_the_cell_sees(cell: EchoCell, client: Client) -> None:
     assert seen.header("idempotency-key") == "key-1"
     assert seen.header("authorization") == basic("tenant-a")
     assert [value for name, value in seen.headers if name == "x-custom"] == ["one", "two"]
+    assert seen.header("traceparent") == TRACE
+    assert [value for name, value in seen.headers if name == "tracestate"] == ["a=1", "b=2"]
     assert {name for name, _ in seen.headers} == {
         *("host", "authorization", "accept", "x-custom", "idempotency-key", "content-type"),
+        *("traceparent", "tracestate"),
         *("content-length", "cloister-tenant", "cloister-epoch", "cloister-request-id"),
     }
 

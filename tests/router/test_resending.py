@@ -215,8 +215,10 @@ def test_resends_are_bounded_by_the_budget(platform: Platform) -> None:
     clients = [platform.client(router) for _ in range(20)]
     for client in clients:
         client.send(KEYED)
-    assert {client.answer().status for client in clients} == {502}
-    assert 20 <= len(cell.requests) <= 20 + 2 * 3
+    # Those that came when the breaker was open were not sent at all.
+    statuses = [client.answer().status for client in clients]
+    assert set(statuses) <= {502, 503}
+    assert 5 <= len(cell.requests) <= statuses.count(502) + 2 * 3
 
 
 def test_pooled_connections_closed_by_the_cell_cost_nothing(platform: Platform) -> None:
