@@ -15,13 +15,12 @@ from router.settings import Settings
 
 def main() -> int:
     try:
-        settings = Settings.from_environment(os.environ)
+        router = Router(Settings.from_environment(os.environ))
     except SettingsError as exc:
         print(f"router: {exc}", file=sys.stderr)
         return 2
     log_to_stderr("router")
     raise_descriptor_limit()
-    router = Router(settings)
     try:
         router.listen()
     except ListenFailed as exc:

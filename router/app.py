@@ -13,6 +13,7 @@ from typing import Final
 
 from control_plane.routing import CellName
 from router.cell_pool import CellPool
+from router.certificate import Certificate
 from router.client_connection import ClientConnection
 from router.client_edge import ClientEdge
 from router.errors import ListenFailed
@@ -27,10 +28,13 @@ log = logging.getLogger(__name__)
 SWEEP_S: Final = 0.1
 """How finely deadlines are kept."""
 BACKLOG: Final = 1024
+TLS_SHUTDOWN_S: Final = 1.0
+"""How long a client may take to agree to the end of its TLS session."""
 
 
 class Router:
     def __init__(self, settings: Settings) -> None:
+        """Raises SettingsError if the certificate cannot be used."""
         self.settings = settings
         self.routes = Routes(
             settings, self._open_pool, adopted=lambda: self.forwarder.hold.adopted()
@@ -38,6 +42,9 @@ class Router:
         self.follower = TableFollower(settings, self.routes)
         self.forwarder = RequestForwarder(settings, self.routes.route_of, self.follower.ask)
         self.edge = ClientEdge(settings, self.routes, self.forwarder)
+        self.certificate: Certificate | None = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            self.certificate = Certificate(settings.tls_certificate, settings.tls_key)
 
     def _open_pool(self, cell: CellName, address: Address) -> CellPool:
         return CellPool(cell, address, self.settings, self.forwarder)
@@ -57,7 +64,7 @@ class Router:
         Raises ListenFailed.
         """
         self._operator_socket = _listen(self.settings.operator_listen)
-        self._socket = _listen(self.settings.listen)
+        self._socket = _listen(self.settings.listen, shared=self.settings.shares_port)
 
     @property
     def address(self) -> Address:
@@ -72,9 +79,7 @@ class Router:
         """Serve until told to stop, then drain. Requires `listen` before."""
         self.follower.start_from_disk()
         operator = OperatorServer(self)
-        server = await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(self.edge), sock=self._socket, backlog=BACKLOG
-        )
+        server = await self._open_server()
         log.info("listening", extra={"address": str(self.address)})
         operator_task = asyncio.create_task(
             operator.serve([self._operator_socket]), name="serve operators"
@@ -94,6 +99,18 @@ class Router:
             await asyncio.gather(operator_task, *tasks, return_exceptions=True)
             await self.follower.close()
 
+    async def _open_server(self) -> asyncio.AbstractServer:
+        secure = self.certificate
+        return await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(self.edge),
+            sock=self._socket,
+            backlog=BACKLOG,
+            ssl=None if secure is None else secure.context,
+            # A handshake is the beginning of a head.
+            ssl_handshake_timeout=None if secure is None else self.settings.header_ms_max / 1000,
+            ssl_shutdown_timeout=None if secure is None else TLS_SHUTDOWN_S,
+        )
+
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -103,6 +120,8 @@ class Router:
             self.routes.sweep(now_s)
             self.forwarder.hold.sweep(now_s)
             self.follower.sweep()
+            if self.certificate is not None:
+                self.certificate.sweep(now_s)
 
     async def _drain(self) -> None:
         log.info("draining", extra={"connections": len(self.edge.connections)})
@@ -118,11 +137,11 @@ class Router:
         await asyncio.sleep(0)
 
 
-def _listen(address: Address) -> socket.socket:
+def _listen(address: Address, *, shared: bool = False) -> socket.socket:
     """Raises ListenFailed."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return socket.create_server(address, family=family, backlog=BACKLOG)
+        return socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as exc:
         raise ListenFailed(
             f"cannot listen on {address}: {os.strerror(exc.errno) if exc.errno else exc}"

@@ -80,7 +80,8 @@ class ClientConnection(asyncio.Protocol):
         self._forget_waiting()
 
     def eof_received(self) -> bool:
-        if self._current is None and not self._waiting:
+        if (self._current is None and not self._waiting) or not self._transport.can_write_eof():
+            # Nothing is owed, or it is TLS, which knows no half-closed connections.
             return False
         # The client has said everything but may still listen: answer what came whole.
         self._half_closed = True
@@ -209,7 +210,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write(
             render_refusal(last_words, self._edge.next_request_id(), close=True, bodiless=False)
         )
-        if self._half_closed:
+        if self._half_closed or not self._transport.can_write_eof():
             self._close()
             return
         # Reading goes on, into the void, until the client closes or the sweep has waited enough.

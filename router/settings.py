@@ -44,6 +44,14 @@ class Settings:
     """The disk copy of the routing table; `<name>.previous` beside it is the copy before."""
     listen: Address = LISTEN
     """Where tenants' requests arrive."""
+    shares_port: bool = False
+    """`true`: other router processes may listen at the same address, each with a table file and an
+    operator address of its own; the kernel spreads new connections over them."""
+    tls_certificate: Path | None = None
+    """PEM of the certificate and its chain; with it, clients are served by TLS only. Both files are
+    read anew when they change."""
+    tls_key: Path | None = None
+    """PEM of its private key, without a passphrase."""
     control_url: str = "http://127.0.0.1:8081"
 
     body_bytes_max: int = 25 * 1024 * 1024
@@ -107,6 +115,8 @@ class Settings:
         settings = cls(**values)
         if not settings.control_url.startswith(("http://", "https://")):
             raise SettingsError(f"{PREFIX}CONTROL_URL: {settings.control_url!r} is no http URL")
+        if (settings.tls_certificate is None) is not (settings.tls_key is None):
+            raise SettingsError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY belong together")
         if settings.cell_idle_ms_max >= KEEP_ALIVE_CELL_S * 1000:
             # Or both sides could let go at once, and a request be sent into the end.
             raise SettingsError(
@@ -135,4 +145,17 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-_PARSERS: Final[dict[object, Any]] = {Address: Address.parse, str: str, Path: Path, int: _positive}
+def _true_or_false(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+_PARSERS: Final[dict[object, Any]] = {
+    Address: Address.parse,
+    str: str,
+    Path: Path,
+    Path | None: Path,
+    int: _positive,
+    bool: _true_or_false,
+}

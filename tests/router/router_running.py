@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from control_plane.routing import RoutingTable
 from router.app import Router
-from router.settings import Settings
+from router.settings import Address, Settings
 
 DEADLINE_S = 60.0
 TOKEN = "router-token"
@@ -212,8 +212,10 @@ def router_process(
 
     Its log goes to the file, or else to a pipe, which holds no more than a few hundred lines.
     """
-    port, operator_port = free_port(), free_port()
-    settings |= {"listen": f"127.0.0.1:{port}", "operator_listen": f"127.0.0.1:{operator_port}"}
+    operator_port = free_port()
+    settings = {"listen": f"127.0.0.1:{free_port()}", **settings}
+    port = Address.parse(settings["listen"]).port
+    settings["operator_listen"] = f"127.0.0.1:{operator_port}"
     with start_router(environment(directory, control_port, **settings), log) as process:
         running = RouterProcess(process=process, port=port, operator_port=operator_port)
         try:

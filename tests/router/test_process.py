@@ -4,9 +4,11 @@ Method: `python -m router` as the supervisor runs it, with real signals.
 """
 
 import json
+import select
 import signal
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,8 @@ def test_missing_setting_is_named(missing: str) -> None:
         ("REQUEST_MS_MAX", "15s"),
         ("CONTROL_URL", "127.0.0.1:8081"),
         ("CELL_IDLE_MS_MAX", "75000"),
+        ("SHARES_PORT", "yes"),
+        ("TLS_KEY", "/some/file"),
     ],
 )
 def test_impossible_setting_is_named(name: str, value: str) -> None:
@@ -162,6 +166,39 @@ def test_killed_process_serves_again_from_disk(platform: Platform) -> None:
         running.process.terminate()
         running.process.communicate(timeout=60)
         assert running.process.returncode == 0
+
+
+def test_processes_that_share_a_port(platform: Platform) -> None:
+    """Both serve it; when one drains, its clients are told so, and the other serves on."""
+    _, port = platform.echo_cell()
+    platform.route_all_to(port)
+    listen = f"127.0.0.1:{free_port()}"
+    with ExitStack() as parts:
+        routers = []
+        for name in ("one", "two"):
+            directory = platform.directory / name
+            directory.mkdir()
+            sharing = {"listen": listen, "shares_port": "true"}
+            running = router_process(directory, platform.control_server.port, **sharing)
+            routers.append(parts.enter_context(running))
+        clients = [parts.enter_context(Client(routers[0].port)) for _ in range(40)]
+        assert {client.ask(request()).status for client in clients} == {200}
+        for router in routers:
+            _, body = http_get(router.operator_port, "/metrics")
+            assert b"cloister_router_client_connections 0.0" not in body
+        routers[0].process.terminate()
+        routers[0].process.communicate(timeout=60)
+        left = [client for client in clients if not is_over(client)]
+        assert 0 < len(left) < 40
+        assert {client.ask(request()).status for client in left} == {200}
+        with Client(routers[1].port) as another:
+            assert another.ask(request()).status == 200
+
+
+def is_over(client: Client) -> bool:
+    """The server has closed: its end is there to be read."""
+    readable, _, _ = select.select([client.socket], [], [], 0)
+    return bool(readable)
 
 
 def test_healthz_and_metrics(platform: Platform) -> None:
