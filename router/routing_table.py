@@ -41,32 +41,24 @@ def refusal_of(
             Address.parse(described.address)
         except ValueError as exc:
             return f"cell {cell}: {exc}"
-    for tenant, placement in candidate.tenants.items():
-        if placement.cell not in candidate.cells:
-            return f"tenant {tenant} is placed on {placement.cell}, which the table does not know"
+    unknown = {placement.cell for placement in candidate.tenants.values()} - candidate.cells.keys()
+    if unknown:
+        return f"tenants are placed on {min(unknown)}, which the table does not know"
     if current is None:
         return None
     if candidate.version < current.version:
         return f"version {candidate.version} is lower than {current.version}"
-    for tenant, placement in candidate.tenants.items():
-        known = current.tenants.get(tenant)
-        if known is not None and placement.epoch < known.epoch:
-            return f"epoch {placement.epoch} of tenant {tenant} is lower than {known.epoch}"
-    repointed = _repointed(current, candidate)
+    placed, repointed = candidate.tenants, 0
+    for tenant, before in current.tenants.items():
+        now = placed.get(tenant)
+        if now is not None and now.epoch < before.epoch:
+            return f"epoch {now.epoch} of tenant {tenant} is lower than {before.epoch}"
+        if (now is None or now.cell != before.cell) and before.cell not in candidate.evacuating:
+            repointed += 1
     allowed = max(REPOINTED_ALWAYS, len(current.tenants) * repointed_percent_max // 100)
     if repointed > allowed:
         return f"{repointed} of {len(current.tenants)} tenants re-pointed, {allowed} at most"
     return None
-
-
-def _repointed(current: RoutingTable, candidate: RoutingTable) -> int:
-    """Tenants placed elsewhere or gone, but for those of cells that are being evacuated."""
-    placed, count = candidate.tenants, 0
-    for tenant, before in current.tenants.items():
-        now = placed.get(tenant)
-        if (now is None or now.cell != before.cell) and before.cell not in candidate.evacuating:
-            count += 1
-    return count
 
 
 class Route:
