@@ -243,14 +243,16 @@ class Hold:
         self._forget_if_empty(lane)
 
     def _forget_if_empty(self, lane: Lane) -> None:
-        if _first(lane) is None and not lane.under_way:
-            if lane.timer is not None:
-                lane.timer.cancel()
-                lane.timer = None
-            if self._lanes.pop(lane.tenant, None) is not None:
-                held_ms = round((monotonic() - lane.began_s) * 1000)
-                fields = {"tenant": lane.tenant, "requests": lane.taken, "ms": held_ms}
-                log.info("no longer holding", extra=fields)
+        # Asked of a lane forgotten before, too, whose tenant may have another one by now.
+        if _first(lane) is not None or lane.under_way or self._lanes.get(lane.tenant) is not lane:
+            return
+        del self._lanes[lane.tenant]
+        if lane.timer is not None:
+            lane.timer.cancel()
+            lane.timer = None
+        held_ms = round((monotonic() - lane.began_s) * 1000)
+        fields = {"tenant": lane.tenant, "requests": lane.taken, "ms": held_ms}
+        log.info("no longer holding", extra=fields)
 
     # -- endings
 
