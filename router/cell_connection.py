@@ -69,6 +69,7 @@ class CellConnection(asyncio.Protocol):
         "_parser",
         "_pass",
         "_passed",
+        "_patience",
         "_pool",
         "_status",
         "_transport",
@@ -76,8 +77,10 @@ class CellConnection(asyncio.Protocol):
         "since_s",
     )
 
-    def __init__(self, pool: "CellPool") -> None:
+    def __init__(self, pool: "CellPool", patience: asyncio.Timeout | None = None) -> None:
+        """`patience` is with whoever opens it."""
         self._pool = pool
+        self._patience = patience
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._parser = httptools.HttpResponseParser(self)
         self._field_of = ANSWER_FIELDS.known.get
@@ -111,6 +114,20 @@ class CellConnection(asyncio.Protocol):
         """The tenant's, beside a verdict."""
 
     # -- what the pool and the forwarder ask for
+
+    def settle(self) -> bool:
+        """It is made, and will not be given up any more; False if it has been, just now.
+
+        Opening it may be cancelled until the opener's task runs on. The loop then closes it without
+        a word: a request on it would be answered by nobody, and its place be taken for good.
+        """
+        patience, self._patience = self._patience, None
+        if patience is not None:
+            if patience.expired():
+                self._transport.abort()
+                return False
+            patience.reschedule(None)
+        return True
 
     def send(self, exchange: Exchange) -> None:
         """Carry the exchange. Requires an idle connection that is not closing."""

@@ -212,6 +212,8 @@ class CellPool:
     # -- what connections report
 
     def connected(self, connection: CellConnection) -> None:
+        if not connection.settle():
+            return
         self._connections.add(connection)
         if not self._reachable:
             self._reachable = True
@@ -253,19 +255,10 @@ class CellPool:
             task.add_done_callback(self._opened)
 
     async def _open(self) -> None:
-        connection = CellConnection(self)
-        try:
-            async with asyncio.timeout(self._settings.cell_connect_ms_max / 1000):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, self.address.host, self.address.port
-                )
-        except BaseException:
-            # Made in the very moment its time was up, it may carry a request already, but is closed
-            # by the loop without being told: the request would be answered by nobody, and the
-            # place among the connections would be lost for good.
-            if connection in self._connections:
-                connection.connection_lost(None)
-            raise
+        async with asyncio.timeout(self._settings.cell_connect_ms_max / 1000) as patience:
+            await asyncio.get_running_loop().create_connection(
+                lambda: CellConnection(self, patience), self.address.host, self.address.port
+            )
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)

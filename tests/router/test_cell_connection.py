@@ -156,3 +156,28 @@ def test_short_cut_is_taken(idle_router: Router) -> None:
         assert kept and len(heard) == 1
     assert list(pool.repeated) == [b"HTTP/1.1 200"]
     assert pool.vain_memories == 0
+
+
+async def test_connection_given_up_when_it_is_made_takes_no_request(idle_router: Router) -> None:
+    """Its time was up, and the task that opens it is cancelled, but has not noticed yet."""
+    forget(idle_router, (idle_router.routes.version or 0) + 1)
+    pool, wire = idle_router.routes.pools[0], Wire()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0) as patience:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                connection = CellConnection(pool, patience)
+                connection.connection_made(cast(asyncio.BaseTransport, wire))
+    assert wire.closed
+    assert pool.open_connections == 0
+
+
+async def test_connection_once_made_is_not_given_up(idle_router: Router) -> None:
+    forget(idle_router, (idle_router.routes.version or 0) + 1)
+    pool, wire = idle_router.routes.pools[0], Wire()
+    async with asyncio.timeout(60) as patience:
+        CellConnection(pool, patience).connection_made(cast(asyncio.BaseTransport, wire))
+        assert patience.when() is None
+    assert not wire.closed
+    assert pool.open_connections == 1
