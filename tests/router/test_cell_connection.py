@@ -178,6 +178,7 @@ async def test_connection_once_made_is_not_given_up(idle_router: Router) -> None
     pool, wire = idle_router.routes.pools[0], Wire()
     async with asyncio.timeout(60) as patience:
         CellConnection(pool, patience).connection_made(cast(asyncio.BaseTransport, wire))
+        await asyncio.sleep(0)
         assert patience.when() is None
     assert not wire.closed
     assert pool.open_connections == 1
