@@ -10,14 +10,13 @@ take more, reading from the cell pauses.
 
 import asyncio
 import logging
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
 from cell.wire import Verdict
 from router import framing
-from router.exchange import Exchange
+from router.exchange import Exchange, Loss
 from router.framing import ANSWER_FIELDS, NotedField
 from router.repetition import read_repeated_answer, repeatable_answer
 
@@ -29,24 +28,6 @@ log = logging.getLogger(__name__)
 ONE_WRITE_BYTES_MAX: Final = 64 * 1024
 """Up to here head and body are joined for one write; above it the copy would cost more."""
 ANSWER_HEAD_BYTES_MAX: Final = 64 * 1024
-
-MOVING_VERDICTS: Final = frozenset(
-    verdict.encode() for verdict in (Verdict.FENCED, Verdict.MOVED, Verdict.NOT_OWNER)
-)
-"""Verdicts whose answer is not passed on: soon this or another cell will take the request."""
-
-
-class Loss(StrEnum):
-    """The ways in which a request can lose its answer."""
-
-    CONNECT = "connect"
-    """No connection could be opened; nothing was sent."""
-    SILENT = "silent"
-    """Closed after the request was sent, before the first byte of an answer."""
-    BROKEN = "broken"
-    """Closed in the middle of an answer."""
-    UNUSABLE = "unusable"
-    """The answer was no HTTP, or did not say where it ends."""
 
 
 class CellConnection(asyncio.Protocol):
@@ -296,7 +277,7 @@ class CellConnection(asyncio.Protocol):
                 listed = framing.connection_tokens(value)
                 if listed:
                     self._passed[:] = framing.without(self._passed, listed)
-            elif field is framing.VERDICT and value in MOVING_VERDICTS:
+            elif field is framing.VERDICT and value in framing.MOVING_VERDICTS:
                 self._verdict = value
             elif field is framing.EPOCH:
                 self._epoch = value

@@ -16,9 +16,9 @@ from typing import Final, Protocol
 from cell.wire import Verdict
 from control_plane.routing import CellName, Epoch
 from router.breaker import Breaker
-from router.cell_connection import CellConnection, Loss
+from router.cell_connection import CellConnection
 from router.errors import CellOverloaded, CellUnreachable, Refusal
-from router.exchange import Exchange
+from router.exchange import Exchange, Loss
 from router.repetition import RepeatedAnswer
 from router.settings import Address, Settings
 

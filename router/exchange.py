@@ -6,6 +6,7 @@ write to it, one after another: the client's connection while it reads the reque
 while it decides, the cell's connection while it carries it.
 """
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from control_plane.routing import Epoch
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     from router.hold import Lane
     from router.limits import TenantTraffic
     from router.routing_table import Route
+
+
+class Loss(StrEnum):
+    """The ways in which a request can lose its answer."""
+
+    CONNECT = "connect"
+    """No connection could be opened; nothing was sent."""
+    SILENT = "silent"
+    """Closed after the request was sent, before the first byte of an answer."""
+    BROKEN = "broken"
+    """Closed in the middle of an answer."""
+    UNUSABLE = "unusable"
+    """The answer was no HTTP, or did not say where it ends."""
 
 
 class Exchange:

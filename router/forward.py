@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 
 from cell.wire import Verdict
 from control_plane.routing import Epoch, OrganizationId
-from router.cell_connection import Loss
 from router.errors import (
     AnswerLate,
     AnswerLost,
@@ -32,7 +31,7 @@ from router.errors import (
     Refusal,
     TenantMoving,
 )
-from router.exchange import Exchange
+from router.exchange import Exchange, Loss
 from router.hold import Hold
 from router.settings import Settings
 

@@ -92,6 +92,13 @@ ANSWER_NOTED: Final = {
 }
 
 
+MOVING_VERDICTS: Final = frozenset(
+    verdict.encode()
+    for verdict in (wire.Verdict.FENCED, wire.Verdict.MOVED, wire.Verdict.NOT_OWNER)
+)
+"""Verdicts whose answer is not passed on: soon this or another cell will take the request."""
+
+
 def request_field(name: bytes) -> Field:
     """How a request's header of this name is treated."""
     return _field(name, REQUEST_NOTED)

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.cell_connection import Loss
 from router.errors import REFUSALS
+from router.exchange import Loss
 
 if TYPE_CHECKING:
     from router.app import Router

@@ -13,7 +13,7 @@ from router_cells import CellSide, ScriptedCell, answer_all
 from router_clients import request
 from router_running import RunningRouter, free_port, wait_until
 
-from router.cell_connection import Loss
+from router.exchange import Loss
 from router.forward import Next, after_loss
 
 KEYED = request("POST", headers="Idempotency-Key: k\r\n", body=b"{}")
