@@ -300,6 +300,7 @@ class CellConnection(asyncio.Protocol):
     def _finish(self, exchange: Exchange) -> None:
         client, pool, verdict = exchange.client, self._pool, self._verdict
         pool.answers[self._status // 100] += 1
+        exchange.status = self._status
         if pool.breaker.doubted:
             pool.answered()
         close = exchange.close or pool.forwarder.draining

@@ -137,6 +137,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin(self, exchange: Exchange) -> None:
         self._current = exchange
+        if self._edge.access_log.is_on:
+            self._edge.access_log.begin(exchange)
         if exchange.refusal is None:
             self._edge.forwarder.accept(exchange)
         else:
@@ -144,6 +146,8 @@ class ClientConnection(asyncio.Protocol):
 
     def answer(self, exchange: Exchange, answer: bytes, *, close: bool) -> None:
         """All of the answer, or all that was left of it."""
+        if exchange.began_s:
+            self._edge.access_log.write(exchange)
         exchange.end()
         exchange.client = None
         self._transport.write(answer)
@@ -164,6 +168,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer with the router's own words; requires that no part of an answer has left."""
         assert not exchange.answering, "an answer has begun; it can only be cut"
         self._edge.count_refusal(refusal)
+        exchange.status = refusal.status
         close = exchange.close or refusal.closes or self._edge.draining
         answer = render_refusal(
             refusal, exchange.request_id, close=close, bodiless=exchange.is_head

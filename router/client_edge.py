@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from router.access_log import AccessLog
 from router.client_connection import ClientConnection
 from router.errors import Refusal, RouterOverloaded
 from router.settings import Settings
@@ -23,6 +24,7 @@ class ClientEdge:
         self.settings = settings
         self.routes = routes
         self.forwarder = forwarder
+        self.access_log = AccessLog(settings.access_log_one_in)
         self.draining = False
         self.drained = asyncio.Event()
         """While draining: the last connection is gone."""

@@ -38,6 +38,7 @@ class Exchange:
         "answering",
         "authorization",
         "awaits",
+        "began_s",
         "body",
         "carrier",
         "client",
@@ -61,6 +62,7 @@ class Exchange:
         "resends",
         "route",
         "since_s",
+        "status",
         "target",
         "ticket",
         "traffic",
@@ -119,6 +121,10 @@ class Exchange:
         """When the sweep first saw it in its present stage; 0 before that."""
         self.waiting_since_s = 0.0
         """When it began to wait for a connection."""
+        self.began_s = 0.0
+        """When its turn came, if it is to be in the access log; else 0."""
+        self.status = 0
+        """Of its answer; 0 while there is none."""
         self.done = False
         """Answered, or given up; nobody may send it again."""
 

@@ -100,6 +100,10 @@ class Settings:
     hold_bytes_max: int = 64 * 1024 * 1024
     """Of the bodies of all held requests, part of `buffered_bytes_max`; more is 503."""
 
+    access_log_one_in: int = 0
+    """One of so many requests, evenly random, is written to the log when it is answered; unset:
+    none. 1 logs every request."""
+
     poll_wait_ms: int = 20_000
     """How long the control plane may hold a poll for a newer table."""
     repointed_percent_max: int = 25
