@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ from router_cells import METHODS
 from router_clients import Client, request
 from router_running import RouterProcess, free_port, http_get, router_process, table, wait_until
 
+from router.app import raise_descriptor_limit
 from router.table_file import encode_table
 
 pytestmark = pytest.mark.faults
@@ -115,6 +116,7 @@ def ask_many(router: RouterProcess, count: int, tenant: str) -> Counter[int]:
 
 
 def trickle(port: int, count: int, first: bytes) -> list[socket.socket]:
+    raise_descriptor_limit()
     crowd = []
     for _ in range(count):
         slow = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -131,22 +133,22 @@ SLOW_BODY = request("POST", headers=f"Content-Length: {CROWD * 1_000}\r\n")
 def test_slow_loris_leaves_others_unaffected(platform: Platform, first: bytes) -> None:
     limits = {"header_ms_max": 4_000, "body_ms_max": 4_000, "connections_max": 4_096}
     with two_cells(platform, **limits) as (_, router):
-        crowd = trickle(router.port, CROWD, first)
+        crowd = {slow.fileno(): slow for slow in trickle(router.port, CROWD, first)}
+        answered = select.poll()
+        for descriptor in crowd:
+            answered.register(descriptor, select.POLLIN)
         # A connection of the metric's own comes and goes.
         assert metric(router, "cloister_router_client_connections") >= CROWD * 0.9
         load = Load(router.port, "tenant-b", 4)
         ended = 0
         while crowd:
-            readable, _, _ = select.select(crowd[:1_000], [], [], 0.2)
-            for slow in readable:
-                ended += slow.recv(100).startswith(b"HTTP/1.1 408 ")
-                slow.close()
-                crowd.remove(slow)
-            for slow in crowd:
-                try:
+            for descriptor, _ in answered.poll(200):
+                answered.unregister(descriptor)
+                with crowd.pop(descriptor) as slow, suppress(ConnectionError):
+                    ended += slow.recv(100).startswith(b"HTTP/1.1 408 ")
+            for slow in crowd.values():
+                with suppress(OSError):  # being refused; read in the next round
                     slow.sendall(b"x")
-                except OSError:
-                    continue  # being refused; read in the next round
         statuses = load.end()
         assert set(statuses) == {200} and statuses.total() > 50
         # The last word can be lost to a byte that crosses it on the way.
