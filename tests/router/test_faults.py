@@ -131,14 +131,15 @@ SLOW_BODY = request("POST", headers=f"Content-Length: {CROWD * 1_000}\r\n")
 
 @pytest.mark.parametrize("first", [SLOW_HEAD, SLOW_BODY], ids=["heads", "bodies"])
 def test_slow_loris_leaves_others_unaffected(platform: Platform, first: bytes) -> None:
-    limits = {"header_ms_max": 4_000, "body_ms_max": 4_000, "connections_max": 4_096}
+    # Long enough for all to have come before the first is ended, on a slow machine too.
+    limits = {"header_ms_max": 15_000, "body_ms_max": 15_000}
     with two_cells(platform, **limits) as (_, router):
         crowd = {slow.fileno(): slow for slow in trickle(router.port, CROWD, first)}
         answered = select.poll()
         for descriptor in crowd:
             answered.register(descriptor, select.POLLIN)
-        # A connection of the metric's own comes and goes.
-        assert metric(router, "cloister_router_client_connections") >= CROWD * 0.9
+        there = "cloister_router_client_connections"
+        wait_until(lambda: metric(router, there) >= CROWD * 0.9, "the crowd")
         load = Load(router.port, "tenant-b", 4)
         ended = 0
         while crowd:
@@ -153,7 +154,7 @@ def test_slow_loris_leaves_others_unaffected(platform: Platform, first: bytes) -
         assert set(statuses) == {200} and statuses.total() > 50
         # The last word can be lost to a byte that crosses it on the way.
         assert ended >= CROWD * 0.9
-        wait_until(lambda: metric(router, "cloister_router_client_connections") == 0, "all gone")
+        wait_until(lambda: metric(router, there) == 0, "all to be gone")
         assert metric(router, "cloister_router_buffered_bytes") == 0
 
 
@@ -259,7 +260,7 @@ def test_cell_killed_again_and_again(platform: Platform) -> None:
         load.pause_s = 0.01
         well = Load(router.port, "tenant-b", 2)
         well.pause_s = 0.01
-        for _ in range(5):
+        for _ in range(3):
             served = load.statuses[200]
             with cell_process(ports[0]) as cell:
                 wait_until(lambda s=served: load.statuses[200] > s + 50, "traffic")
