@@ -22,6 +22,8 @@ from cell.calls import CellParts
 from cell.durable_queue import DurableQueue
 from cell.errors import SchemaMismatch, SettingsInvalid, WriterFenced
 from cell.event_views import render_webhook
+from cell.head_watch import HeadWatch
+from cell.ledger.model import TenantId
 from cell.metrics import CellMetrics, RequestMetrics
 from cell.operator_api import OperatorApi
 from cell.projector import Projector
@@ -88,6 +90,7 @@ class Cell:
             batch_size=settings.sequencer_async_batch_size,
             linger_s=settings.sequencer_async_linger_ms / 1000,
         )
+        self.head_watch = HeadWatch(settings.writer_dsn, self.look_at)
         requests = RequestMetrics()
         self.metrics = CellMetrics(requests, self.sequencer, self.queue)
         parts = CellParts(
@@ -135,6 +138,16 @@ class Cell:
         await self.reader.open()
         self._waits_for = None
         log.info("ready", extra={"writer_epoch": self.sequencer.status.writer_epoch})
+
+    def look_at(self, tenant_id: TenantId | None) -> None:
+        """A tenant's head has changed (None: perhaps any): forget it, and look what is due."""
+        self.sequencer.forget(tenant_id)
+        self.directory.forget(tenant_id)
+        self.deliverer.look_again()
+        self.settlement_worker.wake()
+        if tenant_id is not None:
+            self.projector.look_at(tenant_id)
+            self.queue.wake(tenant_id)
 
     def stop(self) -> None:
         """Say that no new requests should come."""
@@ -211,6 +224,7 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="tenant listener")
     sequencing = asyncio.create_task(cell.sequencer.run(), name="sequencer")
     followers = [
+        asyncio.create_task(cell.head_watch.run(), name="watch heads"),
         asyncio.create_task(cell.projector.run(), name="projector"),
         asyncio.create_task(cell.deliverer.run(), name="webhooks"),
         asyncio.create_task(cell.settlement_worker.run(), name="settlement worker"),

@@ -112,6 +112,12 @@ class Projector:
                 return True
         return False
 
+    def look_at(self, tenant_id: TenantId) -> None:
+        """The tenant may have moved here: read how far its index is, and its journal beyond."""
+        self._watermarks.drop(tenant_id)
+        self._behind[tenant_id] = None
+        self._work.set()
+
     async def run(self) -> None:
         """Project until cancelled; whatever fails is tried again."""
         while True:
@@ -259,17 +265,27 @@ SELECT h.tenant_id FROM tenant_heads h LEFT JOIN event_watermarks w USING (tenan
 WHERE h.state = 'owned' AND h.last_seq > coalesce(w.seq, 0) LIMIT %s
 """
 _WATERMARKS: Final = "SELECT tenant_id, seq FROM event_watermarks WHERE tenant_id = ANY(%s::uuid[])"
+# Only of tenants that are here: where one is being imported, its mover writes the index.
 _SEGMENTS: Final = """
-SELECT body FROM journal WHERE tenant_id = %s AND first_seq > %s ORDER BY first_seq LIMIT %s
+SELECT j.body FROM journal j JOIN tenant_heads h USING (tenant_id)
+WHERE j.tenant_id = %s AND j.first_seq > %s AND h.state IN ('owned', 'fenced')
+ORDER BY j.first_seq LIMIT %s
 """
 # A watermark only grows: it says that everything up to it is there, whoever wrote it.
 _WRITE: Final = """
-WITH written AS (
-    INSERT INTO event_index (tenant_id, topic, at_us, seq)
+WITH entries (tenant_id, topic, at_us, seq) AS (
     SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bigint[])
+), reached (tenant_id, seq) AS (
+    SELECT * FROM unnest(%s::uuid[], %s::bigint[])
+), here AS (
+    SELECT h.tenant_id FROM tenant_heads h JOIN reached r USING (tenant_id)
+    WHERE h.state IN ('owned', 'fenced')
+), written AS (
+    INSERT INTO event_index (tenant_id, topic, at_us, seq)
+    SELECT e.tenant_id, e.topic, e.at_us, e.seq FROM entries e JOIN here USING (tenant_id)
     ON CONFLICT DO NOTHING
 )
 INSERT INTO event_watermarks AS w (tenant_id, seq)
-SELECT * FROM unnest(%s::uuid[], %s::bigint[])
+SELECT r.tenant_id, r.seq FROM reached r JOIN here USING (tenant_id)
 ON CONFLICT (tenant_id) DO UPDATE SET seq = greatest(w.seq, excluded.seq)
 """

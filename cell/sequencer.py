@@ -37,6 +37,7 @@ from cell.errors import (
     WriterFenced,
 )
 from cell.ids import IdSource
+from cell.key_expiry import KEY_LIFETIME_US, expire_keys
 from cell.ledger.commands import Command
 from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
 from cell.postgres import one_line
@@ -56,9 +57,6 @@ from cell.store import (
 )
 from cell.wire import Verdict
 
-KEY_LIFETIME_US: Final = 24 * 3600 * 1_000_000
-"""An idempotency key answers repeats for 24 hours (the hosted API's promise)."""
-
 ATTEMPTS_MAX: Final = 6
 """How often a batch is decided again because the world changed under it."""
 
@@ -74,8 +72,6 @@ DECIDED_PER_TURN: Final = 32
 """Commands decided before other tasks get the processor: about a millisecond."""
 
 RECENT_KEYS_MAX: Final = 100_000
-EXPIRE_INTERVAL_S: Final = 30.0
-EXPIRE_ROWS_MAX: Final = 200_000
 
 log = logging.getLogger("cell.sequencer")
 
@@ -148,7 +144,8 @@ class Sequencer:
         digest = None
         if idempotency is not None:
             digest = idempotency.digest()
-            known = self._recent_keys.get((tenant_id, digest))
+            # Of an owned tenant only: elsewhere the record may be gone from this cell.
+            known = self._recent_keys.get((tenant_id, digest)) if self._owns(tenant_id) else None
             if known is not None and self._now_us() - known.at_us < KEY_LIFETIME_US:
                 answer.set_result(Replayed(seq=known.seq))
                 return answer
@@ -183,6 +180,17 @@ class Sequencer:
         """The transaction with its live entries as last committed; as `cached_account`."""
         return self._cache.transaction(tenant_id, transaction_id) if self._owns(tenant_id) else None
 
+    def forget(self, tenant_id: TenantId | None = None) -> None:
+        """The head of the tenant (None: of any) has changed, as somebody in the database says.
+
+        A batch on its way is not waited for: what it leaves in memory when it is settled is only
+        of tenants whose heads were not forgotten meanwhile.
+        """
+        if tenant_id is None:
+            self._forget()
+        elif self._heads.pop(tenant_id, None) is not None:
+            self._cache.forget(tenant_id)
+
     def _owns(self, tenant_id: TenantId) -> bool:
         """As far as memory knows; only the guard knows for sure."""
         head = self._heads.get(tenant_id)
@@ -209,7 +217,7 @@ class Sequencer:
         """
         keepers = [
             asyncio.create_task(self._keep_deadlines(), name="keep deadlines"),
-            asyncio.create_task(self._expire_keys(), name="expire idempotency keys"),
+            asyncio.create_task(expire_keys(self._store, self._now_us), name="expire keys"),
         ]
         in_flight: _InFlight | None = None
         try:
@@ -413,7 +421,9 @@ class Sequencer:
             else:
                 missing.append(tenant_id)
         if missing:
-            heads |= await self._store.heads(missing)
+            found = await self._store.heads(missing)
+            heads |= found
+            self._heads |= found
         return heads
 
     async def _find_keys(
@@ -530,8 +540,10 @@ class Sequencer:
 
     def _settle(self, batch: Batch) -> None:
         """The batch is durable: remember it and answer everyone."""
-        self._cache.absorb(batch.working_set)
-        self._heads |= batch.heads
+        # Not of tenants whose heads have changed since: they may be written elsewhere by now.
+        remembered = {id: head for id, head in batch.heads.items() if id in self._heads}
+        self._cache.absorb(batch.working_set, remembered)
+        self._heads |= remembered
         for use in batch.sealed.keys:
             self._recent_keys.put((use.tenant_id, use.digest), use)
         self.status.batches += 1
@@ -540,7 +552,7 @@ class Sequencer:
         for submission, outcome in batch.outcomes:
             if isinstance(outcome, Applied) and outcome.record.inserted:
                 main = outcome.record.inserted[0]
-                if isinstance(main, LedgerTransaction):
+                if isinstance(main, LedgerTransaction) and main.tenant_id in remembered:
                     self._cache.absorb_created(main, outcome.record.inserted)
             self._answer(submission, outcome)
 
@@ -582,14 +594,6 @@ class Sequencer:
                 if submission.queued_at_s < oldest_s and not submission.answer.done():
                     message = "the outcome is not known yet; repeat with the same idempotency key"
                     submission.answer.set_exception(OutcomeUnknown(message))
-
-    async def _expire_keys(self) -> None:
-        """Delete idempotency keys past their time, a bounded number at a time."""
-        while True:
-            await asyncio.sleep(EXPIRE_INTERVAL_S)
-            before_us = self._now_us() - KEY_LIFETIME_US
-            with contextlib.suppress(psycopg.Error):
-                await self._store.expire_keys(before_us, EXPIRE_ROWS_MAX)
 
 
 _RETRIED: Final = (HeadsChanged, KeysTaken, BatchRefused, BatchFailed, OutcomeLost)

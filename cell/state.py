@@ -5,7 +5,7 @@ the guard broken or a commit's outcome unknown clears it. A batch's working set 
 whatever its commands may ask for was put there beforehand, an unknown object as None.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -55,6 +55,12 @@ class GenerationCache(Generic[Key, Value]):
     def drop(self, key: Key) -> None:
         self._young.pop(key, None)
         self._old.pop(key, None)
+
+    def drop_where(self, matches: Callable[[Value], bool]) -> None:
+        """Looks at every value: for rare occasions."""
+        for generation in (self._young, self._old):
+            for key in [key for key, value in generation.items() if matches(value)]:
+                del generation[key]
 
     def clear(self) -> None:
         self._young, self._old = {}, {}
@@ -283,18 +289,24 @@ class LedgerCache:
         )
         self._keep_transaction(transaction, entries)
 
-    def absorb(self, working_set: WorkingSet) -> None:
-        """Take over what a batch has committed, and what it had read."""
+    def absorb(self, working_set: WorkingSet, tenants: Collection[TenantId]) -> None:
+        """Take over what a batch has committed, and what it had read, of these tenants."""
         for transaction_id, entries in working_set.live_entries.items():
             transaction = working_set.transactions[transaction_id]
-            if transaction is not None:
+            if transaction is not None and transaction.tenant_id in tenants:
                 self._keep_transaction(transaction, entries)
         for account_id, account in working_set.accounts.items():
-            if account is not None:
+            if account is not None and account.tenant_id in tenants:
                 self._accounts.put(account_id, (account, working_set.balances[account_id]))
         for ledger_id, ledger in working_set.ledgers.items():
-            if ledger is not None:
+            if ledger is not None and ledger.tenant_id in tenants:
                 self._ledgers.put(ledger_id, ledger)
+
+    def forget(self, tenant_id: TenantId) -> None:
+        """Drop all rows of the tenant: another cell may have changed them."""
+        self._accounts.drop_where(lambda kept: kept[0].tenant_id == tenant_id)
+        self._transactions.drop_where(lambda kept: kept[0].tenant_id == tenant_id)
+        self._ledgers.drop_where(lambda kept: kept.tenant_id == tenant_id)
 
     def _keep_transaction(
         self, transaction: LedgerTransaction, entries: tuple[LedgerEntry, ...]

@@ -38,6 +38,10 @@ EPOCH_STEP_MAX: Final = 1 << 31
 
 GUARD_WRITER: Final = "CL001"
 GUARD_HEADS: Final = "CL002"
+EXPIRY_LOCK: Final = 0x636C_6578
+"""Advisory lock, shared by whoever deletes idempotency keys. A mover that has pinned a tenant takes
+it alone once: from then on nobody is deleting who has not seen the pin."""
+
 GOODBYE_CLASSES: Final = ("57P", "08")
 """About the connection, which is over: they say nothing about the batch."""
 
@@ -154,9 +158,12 @@ SELECT k.tenant_id, k.digest, k.created_at_us, k.seq
 FROM unnest(%s::uuid[], %s::uuid[]) AS q (tenant_id, digest)
 JOIN idempotency_keys k ON k.tenant_id = q.tenant_id AND k.digest = q.digest
 """
+_HOLD_EXPIRY: Final = "SELECT pg_advisory_xact_lock_shared(%s)"
 _EXPIRE_KEYS: Final = """
 DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM idempotency_keys WHERE created_at_us < %s LIMIT %s))
+    SELECT ctid FROM idempotency_keys k WHERE created_at_us < %s AND NOT EXISTS (
+        SELECT FROM tenant_heads h WHERE h.tenant_id = k.tenant_id AND h.move_id IS NOT NULL)
+    LIMIT %s))
 """
 
 
@@ -269,8 +276,13 @@ class Store:
         return [KeyUse(tenant_id=t, digest=d, at_us=at, seq=s) for t, d, at, s in found]
 
     async def expire_keys(self, before_us: int, rows_max: int) -> int:
-        """Delete at most `rows_max` idempotency keys older than `before_us`; how many it were."""
-        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+        """Delete at most `rows_max` idempotency keys older than `before_us`; how many it were.
+
+        Those of a tenant that a move has a hand on stay, so that both cells have the same.
+        """
+        async with await psycopg.AsyncConnection.connect(self._dsn) as connection:
+            # A statement of its own: it must be held before the next one takes its snapshot.
+            await connection.execute(_HOLD_EXPIRY, (EXPIRY_LOCK,))
             return (await connection.execute(_EXPIRE_KEYS, (before_us, rows_max))).rowcount
 
     async def commit(self, batch: BatchWrite) -> None:

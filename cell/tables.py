@@ -146,8 +146,12 @@ ROW_TABLES: Final = (
 DERIVED_TABLES: Final = ("ledger_account_day_shifts", "ledger_account_bare_versions")
 """What the writer derives from the entries as it writes them; see `ledger/history.py`."""
 
-PROJECTED_TABLES: Final = ("event_index", "event_watermarks")
-"""Worked out from the journal, and not of it: what is not there is projected again."""
+PROJECTED_TABLES: Final = ("event_watermarks", "event_index")
+"""Worked out from the journal, and not of it: what is not there is projected again.
+
+The watermark says that the index is complete up to there, so it is copied first: a copy may be
+resumed from a later snapshot, which has more of the index.
+"""
 
 TENANT_TABLES: Final = (
     *(table.name for table in ROW_TABLES),

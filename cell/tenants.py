@@ -122,8 +122,12 @@ class Directory:
             raise Unauthenticated(REFUSAL)
         return principal
 
-    def forget(self, tenant_id: TenantId) -> None:
-        """The tenant's head or keys have changed: ask the database at the next request."""
+    def forget(self, tenant_id: TenantId | None) -> None:
+        """The tenant's head or keys have changed (None: anybody's): ask at the next request."""
+        if tenant_id is None:
+            self._tenants.clear()
+            self._reading.clear()
+            return
         self._tenants.pop(tenant_id, None)
         # A read under way may have seen the time before the change: it must not be kept.
         self._reading.pop(tenant_id, None)

@@ -56,6 +56,7 @@ class CellDatabase:
     writer_dsn: str
     reader_dsn: str
     auditor_dsn: str
+    mover_dsn: str
     superuser_dsn: str
     """The superuser, in this database."""
 
@@ -125,6 +126,7 @@ def fresh_cell_database(postgres: Postgres, cell_template: str) -> Iterator[Cell
         writer_dsn=postgres.dsn("cloister_writer", name),
         reader_dsn=postgres.dsn("cloister_reader", name),
         auditor_dsn=postgres.dsn("cloister_auditor", name),
+        mover_dsn=postgres.dsn("cloister_mover", name),
         superuser_dsn=postgres.superuser_dsn(name),
     )
     with psycopg.connect(postgres.superuser_dsn(), autocommit=True) as connection:

@@ -62,7 +62,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 TABLES_WITH_ROWS = " UNION ALL ".join(
     f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})"
-    for name in ("tenant_heads", *TENANT_TABLES)
+    for name in ("tenant_heads", "import_progress", *TENANT_TABLES)
 )
 """To truncate all of them would take longer than most tests."""
 

@@ -307,8 +307,8 @@ async def test_a_day_later_a_key_is_anew(
 async def test_old_keys_are_deleted_in_time(
     cell_database: Any, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cell.sequencer.EXPIRE_INTERVAL_S", 0.02)
-    monkeypatch.setattr("cell.sequencer.EXPIRE_ROWS_MAX", 2)
+    monkeypatch.setattr("cell.key_expiry.EXPIRE_INTERVAL_S", 0.02)
+    monkeypatch.setattr("cell.key_expiry.EXPIRE_ROWS_MAX", 2)
     clock = Clock()
     dsn = cell_database.writer_dsn
 

@@ -1,0 +1,60 @@
+"""Tells the cell at once when a move has changed a tenant's head in its database.
+
+Whoever changes a head by `change_head` notifies everyone who listens, with the commit. Memory is
+never needed to be right for writes (every batch passes the guard), but reads are answered from it:
+without this, a cell would go on showing a tenant that has moved away. What was said while nobody
+listened is not repeated, so after every connection, and after every loss of one, all is forgotten.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import psycopg
+
+from cell.ledger.model import TenantId
+from cell.postgres import connection_string, one_line
+
+CHANNEL: Final = "cloister_heads"
+RETRY_PAUSE_S: Final = 0.1
+PROBE_S: Final = 5.0
+"""A connection that is silent is asked so often whether it is still one."""
+
+PROBE_S_MAX: Final = 5.0
+
+log = logging.getLogger("cell.heads")
+
+
+class HeadWatch:
+    """Listens for as long as the cell serves; `run` in a task of its own."""
+
+    def __init__(self, writer_dsn: str, on_change: Callable[[TenantId | None], None]) -> None:
+        """`on_change` gets the tenant; None: any tenant's head may have changed unheard."""
+        self._dsn = connection_string(writer_dsn, "heads")
+        self._on_change = on_change
+
+    async def run(self) -> None:
+        """Listen until cancelled; connects again as often as it takes."""
+        while True:
+            try:
+                await self._listen()
+            except (psycopg.Error, TimeoutError) as error:
+                log.warning("heads are not watched", extra={"error": one_line(error)})
+            self._on_change(None)
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _listen(self) -> None:
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            # What happened before the first notification can be heard.
+            self._on_change(None)
+            while True:
+                async for notification in connection.notifies(timeout=PROBE_S):
+                    self._on_change(TenantId(notification.payload))
+                await _probe(connection)
+
+
+async def _probe(connection: psycopg.AsyncConnection[Any]) -> None:
+    async with asyncio.timeout(PROBE_S_MAX):
+        await connection.execute("SELECT 1")

@@ -1,0 +1,79 @@
+"""Reads and changes a tenant's head in the database of a cell, as the role cloister_mover.
+
+Every statement stands alone, on a connection in autocommit and READ COMMITTED: a fence that waits
+for a batch in flight then judges, and returns, the head as that batch left it (R8).
+"""
+
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+
+from control_plane.move.heads import Change, Head, Heading, HeadState, Position
+from control_plane.routing import Epoch
+
+CONNECT_S_MAX = 5
+STATEMENT_MS_MAX = 60_000
+"""A chunk of a copy takes a second; one that hangs must not keep a move for ever."""
+
+Cell = AsyncConnection[Any]
+
+
+async def connect(mover_dsn: str) -> Cell:
+    """A connection to a cell's database; the caller closes it."""
+    options = (
+        f"-c statement_timeout={STATEMENT_MS_MAX} -c default_transaction_isolation=read\\ committed"
+    )
+    dsn = make_conninfo(
+        mover_dsn,
+        options=options,
+        application_name="cloister-mover",
+        connect_timeout=CONNECT_S_MAX,
+    )
+    return await AsyncConnection.connect(dsn, autocommit=True)
+
+
+READ: LiteralString = """
+SELECT state::text, epoch, move_id, last_seq, last_hash, mover_term, moved_to
+FROM tenant_heads WHERE tenant_id = %s
+"""
+
+
+async def read_head(cell: Cell, tenant_id: UUID) -> Head | None:
+    row = await (await cell.execute(READ, (tenant_id,))).fetchone()
+    return None if row is None else _head(row)
+
+
+CHANGE: LiteralString = """
+SELECT state::text, epoch, move_id, last_seq, last_hash, mover_term, moved_to
+FROM change_head(%s, %s, %s::head_state, %s, %s, %s, %s, %s::head_state, %s, %s, %s, %s)
+"""
+
+
+async def change_head(
+    cell: Cell, tenant_id: UUID, change: Change, term: int, *, lock_ms_max: int | None = None
+) -> Head | None:
+    """Make the change; the head afterwards, or None where it matched nothing.
+
+    `lock_ms_max` bounds the wait for a batch in flight: LockNotAvailable, and nothing was done.
+    """
+    expected = change.expected or (None, None, None)
+    position = change.position or (None, None)
+    values = (tenant_id, term, *expected, *position, *change.wanted)
+    async with cell.transaction():
+        if lock_ms_max is not None:
+            await cell.execute(f"SET LOCAL lock_timeout = {int(lock_ms_max)}")
+        cursor = await cell.execute(CHANGE, (*values, change.is_emptied, change.moved_to))
+        row = await cursor.fetchone()
+    return None if row is None else _head(row)
+
+
+def _head(row: tuple[Any, ...]) -> Head:
+    state, epoch, move_id, seq, hash, term, moved_to = row
+    return Head(
+        heading=Heading(HeadState(state), Epoch(epoch), move_id),
+        position=Position(seq, bytes(hash)),
+        term=term,
+        moved_to=moved_to,
+    )

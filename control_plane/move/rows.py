@@ -1,0 +1,329 @@
+"""A tenant's rows in the cell that does not own it: copied there, and deleted from there.
+
+`copy_rows` reads one snapshot of the source and pipes it, table by table and chunk by chunk, as the
+binary COPY of one database into the binary COPY of the other: no value is ever looked at here. Each
+chunk is committed in the target together with how far the copy has come, under the guard of the
+head; so a copy that was interrupted, by whatever, goes on behind its last chunk. It then reads a
+later snapshot: what has changed in between comes a second time with the journal, which is followed
+from the position of the first one, and every row says of which sequence it is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import LiteralString, NamedTuple
+from uuid import UUID
+
+from psycopg import sql
+
+from cell.store import EXPIRY_LOCK
+from cell.tables import TENANT_TABLES
+from control_plane.move.cell_heads import Cell
+from control_plane.move.heads import Heading, Position
+
+CHUNK_ROWS = 20_000
+"""A chunk of them takes about a second: what an interruption costs, and what a seal waits for."""
+CHUNK_SEGMENTS = 500
+"""Of the journal, whose rows are thousands of times as large."""
+DELETED_ROWS = 20_000
+
+DONE = ""
+"""The name of the table after the last one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importing:
+    """Whose rows, and under which guard they are written."""
+
+    tenant_id: UUID
+    heading: Heading
+    """Of the head: importing, or moved where the rows are deleted or follow in reverse."""
+    term: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a copy has come."""
+
+    snapshot: Position
+    """Of the first snapshot, from which on the journal is to be followed."""
+    snapshot_at_us: int
+    table: str
+    """The table at which it goes on; DONE when none is left."""
+    after_key: tuple[str, ...] | None = None
+    """The last row's key in it, as text; None: at its beginning."""
+    rows: int = 0
+    bytes: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+
+GUARD: LiteralString = "SELECT guard_import(%s, %s, %s::head_state, %s, %s, %s, %s, %s, %s, %s)"
+
+
+async def guard(
+    target: Cell, job: Importing, before: Position, after: Position, after_at_us: int
+) -> None:
+    """The first statement of every database transaction that writes here; psycopg.Error CL003."""
+    await target.execute(
+        GUARD, (job.tenant_id, job.term, *job.heading, *before, *after, after_at_us)
+    )
+
+
+START = Position(
+    0, bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+)
+"""Of a journal without segments: sha256 of nothing."""
+
+
+# Copying ----------------------------------------------------------------------------------------
+
+EXPIRY_BARRIER: LiteralString = "SELECT pg_advisory_lock(%s), pg_advisory_unlock(%s)"
+SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+HEAD: LiteralString = """
+SELECT last_seq, last_hash, last_at_us FROM tenant_heads WHERE tenant_id = %s
+"""
+
+
+async def copy_rows(
+    source: Cell, target: Cell, job: Importing, on_progress: OnProgress = lambda _: None
+) -> Progress:
+    """Copy all of the tenant's rows, or what is left of them; the target then stands at the
+    position of the first snapshot.
+
+    The source must be pinned. Safe to repeat. psycopg.Error CL003 where the import is not this
+    term's any more.
+    """
+    # Whoever deletes idempotency keys now may not have seen the pin; nobody after this has not.
+    await source.execute(EXPIRY_BARRIER, (EXPIRY_LOCK, EXPIRY_LOCK))
+    await source.execute(SNAPSHOT)
+    try:
+        row = await (await source.execute(HEAD, (job.tenant_id,))).fetchone()
+        assert row is not None, "a pinned tenant has a head"
+        found = Progress(
+            snapshot=Position(row[0], bytes(row[1])),
+            snapshot_at_us=row[2],
+            table=TENANT_TABLES[0],
+        )
+        progress = await _begin(target, job, found)
+        on_progress(progress)
+        while progress.table != DONE:
+            shape = await _shape(source, progress.table)
+            progress = await _copy_chunk(source, target, job, shape, progress)
+            on_progress(progress)
+        return progress
+    finally:
+        await source.rollback()
+
+
+READ_PROGRESS: LiteralString = """
+SELECT snapshot_seq, snapshot_hash, snapshot_at_us, table_name, after_key, rows_copied,
+    bytes_copied
+FROM import_progress WHERE tenant_id = %s AND move_id = %s
+"""
+BEGIN_PROGRESS: LiteralString = """
+INSERT INTO import_progress
+    (tenant_id, move_id, snapshot_seq, snapshot_hash, snapshot_at_us, table_name)
+VALUES (%s, %s, %s, %s, %s, %s)
+"""
+
+
+async def read_progress(target: Cell, job: Importing) -> Progress | None:
+    cursor = await target.execute(READ_PROGRESS, (job.tenant_id, job.heading.move_id))
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    seq, hash, at_us, table, key, rows, bytes_copied = row
+    return Progress(
+        snapshot=Position(seq, bytes(hash)),
+        snapshot_at_us=at_us,
+        table=table,
+        after_key=None if key is None else tuple(key),
+        rows=rows,
+        bytes=bytes_copied,
+    )
+
+
+async def _begin(target: Cell, job: Importing, found: Progress) -> Progress:
+    """Where the copy goes on; at the beginning, with nothing of the tenant there, if it is new."""
+    known = await read_progress(target, job)
+    if known is not None:
+        return known
+    await delete_rows(target, job, START)
+    async with target.transaction():
+        await guard(target, job, START, START, 0)
+        await target.execute(
+            BEGIN_PROGRESS,
+            (
+                job.tenant_id,
+                job.heading.move_id,
+                *found.snapshot,
+                found.snapshot_at_us,
+                found.table,
+            ),
+        )
+    return found
+
+
+class _Shape(NamedTuple):
+    """A table's columns, and those of its key after the tenant, with their types."""
+
+    table: str
+    columns: list[str]
+    key: list[tuple[str, str]]
+
+
+SHAPE: LiteralString = """
+SELECT
+    (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
+     WHERE attrelid = i.indrelid AND attnum > 0 AND NOT attisdropped),
+    (SELECT coalesce(array_agg(ARRAY[attname::text, format_type(atttypid, NULL)] ORDER BY k.place)
+        FILTER (WHERE attname <> 'tenant_id'), '{}')
+     FROM unnest(i.indkey::int[]) WITH ORDINALITY AS k (attnum, place)
+     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum)
+FROM pg_index i WHERE i.indrelid = %s::regclass AND i.indisprimary
+"""
+
+
+async def _shape(cell: Cell, table: str) -> _Shape:
+    row = await (await cell.execute(SHAPE, (table,))).fetchone()
+    assert row is not None, "every table has a primary key"
+    return _Shape(table, row[0], [(name, kind) for name, kind in row[1]])
+
+
+STORE_PROGRESS: LiteralString = """
+UPDATE import_progress SET table_name = %s, after_key = %s, rows_copied = %s, bytes_copied = %s
+WHERE tenant_id = %s AND move_id = %s
+"""
+
+
+async def _copy_chunk(
+    source: Cell, target: Cell, job: Importing, shape: _Shape, progress: Progress
+) -> Progress:
+    last_key = await _last_key(source, job.tenant_id, shape, progress.after_key)
+    place = TENANT_TABLES.index(shape.table)
+    following = (*TENANT_TABLES, DONE)[place + 1]
+    after = replace(
+        progress,
+        table=following if last_key is None else shape.table,
+        after_key=last_key,
+    )
+    reads, writes = _pipe_statements(job.tenant_id, shape, progress.after_key, last_key)
+    async with target.transaction():
+        is_last = after.table == DONE
+        position = progress.snapshot if is_last else START
+        await guard(target, job, START, position, progress.snapshot_at_us if is_last else 0)
+        count = 0
+        async with source.cursor() as reading, target.cursor() as writing:
+            async with reading.copy(reads) as read, writing.copy(writes) as written:
+                async for block in read:
+                    count += len(block)
+                    await written.write(block)
+            after = replace(
+                after, rows=progress.rows + writing.rowcount, bytes=progress.bytes + count
+            )
+        await target.execute(
+            STORE_PROGRESS,
+            (
+                after.table,
+                None if after.after_key is None else list(after.after_key),
+                after.rows,
+                after.bytes,
+                job.tenant_id,
+                job.heading.move_id,
+            ),
+        )
+    return after
+
+
+# Names and keys are put into the text: COPY takes no parameters. The names are the database's own,
+# quoted as such; the keys are quoted by the driver.
+
+
+async def _last_key(
+    source: Cell, tenant_id: UUID, shape: _Shape, after_key: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    """The key of the last row of a full chunk; None where what is left is less than one."""
+    if not shape.key:
+        return None
+    rows = CHUNK_SEGMENTS if shape.table == "journal" else CHUNK_ROWS
+    query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET {} LIMIT 1").format(
+        sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier(name)) for name, _ in shape.key
+        ),
+        sql.Identifier(shape.table),
+        _condition(tenant_id, shape, after_key, None),
+        _key(shape),
+        sql.Literal(rows - 1),
+    )
+    row = await (await source.execute(query)).fetchone()
+    return None if row is None else tuple(row)
+
+
+def _pipe_statements(
+    tenant_id: UUID,
+    shape: _Shape,
+    after_key: Sequence[str] | None,
+    last_key: Sequence[str] | None,
+) -> tuple[sql.Composed, sql.Composed]:
+    columns = sql.SQL(", ").join(map(sql.Identifier, shape.columns))
+    reads = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT (FORMAT binary)").format(
+        columns, sql.Identifier(shape.table), _condition(tenant_id, shape, after_key, last_key)
+    )
+    writes = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+        sql.Identifier(shape.table), columns
+    )
+    return reads, writes
+
+
+def _condition(
+    tenant_id: UUID,
+    shape: _Shape,
+    after_key: Sequence[str] | None,
+    last_key: Sequence[str] | None,
+) -> sql.Composed:
+    parts = [sql.SQL("tenant_id = {}::uuid").format(sql.Literal(str(tenant_id)))]
+    for sign, values in ((sql.SQL(">"), after_key), (sql.SQL("<="), last_key)):
+        if values is not None:
+            literals = [
+                sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))  # type: ignore[arg-type]
+                for value, (_, kind) in zip(values, shape.key, strict=True)
+            ]
+            compared = sql.SQL("({}) {} ({})").format(
+                _key(shape), sign, sql.SQL(", ").join(literals)
+            )
+            parts.append(compared)
+    return sql.SQL(" AND ").join(parts)
+
+
+def _key(shape: _Shape) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(name) for name, _ in shape.key)
+
+
+# Deleting ---------------------------------------------------------------------------------------
+
+FORGET_PROGRESS: LiteralString = "DELETE FROM import_progress WHERE tenant_id = %s"
+
+
+async def delete_rows(target: Cell, job: Importing, at: Position) -> None:
+    """Delete all rows of the tenant, a bounded number at a time, each time under the guard.
+
+    The head's position goes to the beginning with the first of them: from then on, this is no
+    copy of anything. Safe to repeat.
+    """
+    async with target.transaction():
+        await guard(target, job, at, START, 0)
+        await target.execute(FORGET_PROGRESS, (job.tenant_id,))
+    for table in reversed(TENANT_TABLES):
+        statement = sql.SQL(
+            "DELETE FROM {table} WHERE tenant_id = {tenant} AND ctid = ANY (ARRAY("
+            "SELECT ctid FROM {table} WHERE tenant_id = {tenant} LIMIT {rows}))"
+        ).format(
+            table=sql.Identifier(table),
+            tenant=sql.Literal(job.tenant_id),
+            rows=sql.Literal(DELETED_ROWS),
+        )
+        deleted = DELETED_ROWS
+        while deleted == DELETED_ROWS:
+            async with target.transaction():
+                await guard(target, job, START, START, 0)
+                deleted = (await target.execute(statement)).rowcount
