@@ -189,6 +189,7 @@ class Catalog:
     DELETE FROM cells c WHERE name <> ALL(%s)
     AND NOT EXISTS (SELECT 1 FROM placements p WHERE p.cell = c.name)
     AND NOT EXISTS (SELECT 1 FROM tenants t WHERE t.first_cell = c.name)
+    AND NOT EXISTS (SELECT 1 FROM moves m WHERE c.name IN (m.source, m.target))
     """
 
     async def ensure_cells(self, cells: Sequence[Mapping[str, object]]) -> bool:

@@ -13,6 +13,8 @@
     │   ├── SlugInUse                 409
     │   ├── TenantProvisioning        409: its creation has to be completed first
     │   ├── PlacementRefused          422: the named cell is unknown or closed
+    │   ├── MoveInProgress            409: the tenant's last move has to be finished first
+    │   ├── MoveDecided               409: it is too late to abort
     │   └── BodyTooLarge              413
     ├── CatalogError                  the control plane's own database
     │   ├── CatalogTooNew             a newer release wrote it; this one must not touch it
@@ -145,6 +147,21 @@ class PlacementRefused(RequestError):
 
     code = "placement_refused"
     status = 422
+
+
+class MoveInProgress(RequestError):
+    """The tenant is being moved, or its last move is not finished."""
+
+    code = "move_in_progress"
+    status = 409
+    retryable = True
+
+
+class MoveDecided(RequestError):
+    """The move is past its point of no return."""
+
+    code = "move_decided"
+    status = 409
 
 
 class BodyTooLarge(RequestError):

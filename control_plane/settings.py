@@ -58,6 +58,8 @@ class CellEndpoint(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults
     """For migrations and tuning."""
     auditor_dsn: str
     """For verification; reads every tenant's rows and writes nothing."""
+    mover_dsn: str
+    """For moves; copies and deletes a tenant's rows, and changes its head as the cell allows it."""
 
     def __repr__(self) -> str:
         return f"CellEndpoint({self.name}, {self.api_address})"

@@ -240,6 +240,7 @@ def render_cells_file(plan: Plan) -> str:
                 "operator_token": cell.operator_token,
                 "owner_dsn": cell.dsn("cloister_owner"),
                 "auditor_dsn": cell.dsn("cloister_auditor"),
+                "mover_dsn": cell.dsn("cloister_mover"),
             }
             for cell in plan.cells
         ],

@@ -113,7 +113,8 @@ def migrated_dsn(migrated_database: str) -> str:
     """A catalog with its tables and nothing in them."""
     with psycopg.connect(migrated_database) as connection:
         connection.execute(
-            "DELETE FROM api_keys; DELETE FROM placements; DELETE FROM tenants; DELETE FROM cells;"
+            "DELETE FROM moves; DELETE FROM api_keys; DELETE FROM placements;"
+            " DELETE FROM tenants; DELETE FROM cells;"
             " DELETE FROM audit; UPDATE routing_version SET version = 1"
         )
     return migrated_database
@@ -331,6 +332,7 @@ def endpoint(cell: SmallCell, owner_dsn: str, zone: str) -> CellEndpoint:
         operator_token=cell.token,
         owner_dsn=owner_dsn,
         auditor_dsn="",
+        mover_dsn="",
     )
 
 

@@ -22,6 +22,7 @@ CELL = {
     "operator_token": "hidden",
     "owner_dsn": "host=/run/a password=hidden",
     "auditor_dsn": "host=/run/a password=hidden",
+    "mover_dsn": "host=/run/a password=hidden",
 }
 FILE = {
     "topology_file": None,

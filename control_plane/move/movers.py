@@ -1,0 +1,227 @@
+"""The movers of this control plane: plans moves on request, and brings every open one to its end.
+
+Level-triggered: it looks in the catalog for moves that nobody holds the lease of, whoever began
+them, takes the lease and runs the steps; what fails is let go and tried again, by this process or
+another one, after a pause. Any number of control planes may do so at once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from uuid import UUID, uuid4
+
+import psycopg
+
+from control_plane.catalog import Catalog, TenantState
+from control_plane.errors import (
+    CatalogUnavailable,
+    CellUnavailable,
+    ControlPlaneError,
+    MoveDecided,
+    MoveInProgress,
+    PlacementRefused,
+    TenantProvisioning,
+)
+from control_plane.move.cell_heads import connect, read_head
+from control_plane.move.plan import Move, epoch_above
+from control_plane.move.register import LEASE_S, MoveRecord, Register
+from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
+from control_plane.routing import CellName, Epoch
+from control_plane.routing_feed import RoutingFeed
+from control_plane.verify.service import Verifications
+
+LOOK_S = 0.5
+"""Between two looks for open moves when nobody wakes it."""
+RETRY_S = 1.0
+RETRY_S_MAX = 30.0
+PARALLEL_MAX = 4
+"""Moves that run at once; each has two connections to databases that serve tenants meanwhile."""
+
+log = logging.getLogger(__name__)
+
+
+class LeaseLost(Exception):
+    """Another mover may be at work: this one stops at once."""
+
+
+class Movers:
+    """What the routes of moves need; `run` in a task of its own."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        feed: RoutingFeed,
+        verifications: Verifications,
+        mover_dsns: Mapping[CellName, str],
+    ) -> None:
+        self.register = Register(catalog)
+        self._catalog = catalog
+        self._feed = feed
+        self._verifications = verifications
+        self._dsns = mover_dsns
+        self._holder = uuid4()
+        self._woken = asyncio.Event()
+        self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._failures: dict[UUID, int] = {}
+        self._not_before_s: dict[UUID, float] = {}
+
+    async def plan(self, slug: str, target: str, *, actor: str) -> MoveRecord:
+        """Begin to move the tenant. Raises NotFound, TenantProvisioning, PlacementRefused,
+        MoveInProgress, PlacementChanged, CellUnavailable."""
+        tenant = await self._catalog.tenant(slug)
+        if tenant.state is not TenantState.ACTIVE or tenant.cell is None:
+            raise TenantProvisioning(f"tenant {slug!r} is not placed yet", parameter="tenant")
+        if target not in self._dsns:
+            raise PlacementRefused(f"there is no cell {target!r}", parameter="cell")
+        if target == tenant.cell:
+            raise PlacementRefused(f"tenant {slug!r} is on {target} already", parameter="cell")
+        source, epoch, moved = await self.register.seen(tenant.organization_id)
+        seen = [epoch, moved]
+        for cell in (source, CellName(target)):
+            head_epoch = await self._head_epoch(cell, tenant.organization_id)
+            seen += [head_epoch] if head_epoch is not None else []
+        move = Move(
+            move_id=uuid4(),
+            tenant_id=tenant.organization_id,
+            source=source,
+            target=CellName(target),
+            epoch_old=epoch,
+            epoch_new=epoch_above(seen),
+        )
+        await self.register.plan(move, actor=actor)
+        self._woken.set()
+        return await self.register.read(move.move_id)
+
+    async def abort(self, move_id: UUID) -> MoveRecord:
+        """Ask for the move to be aborted. Raises NotFound, MoveDecided."""
+        await self.register.read(move_id)
+        if not await self.register.ask_abort(move_id, "an operator asked for it"):
+            raise MoveDecided(f"move {move_id} is decided already", parameter="move")
+        return await self.register.read(move_id)
+
+    async def _head_epoch(self, cell: CellName, tenant_id: UUID) -> Epoch | None:
+        try:
+            async with await connect(self._dsns[cell]) as connection:
+                head = await read_head(connection, tenant_id)
+        except (KeyError, psycopg.Error) as exc:
+            raise CellUnavailable(f"the database of {cell} cannot be asked: {exc}") from exc
+        if head is not None and head.heading.move_id is not None:
+            # A move that was finished has let go of both heads.
+            raise MoveInProgress(f"{cell} is not done with the tenant's last move yet")
+        return None if head is None else head.heading.epoch
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    for record in await self.register.open_moves():
+                        self._begin(record)
+                except CatalogUnavailable as exc:
+                    log.warning("moves wait for the catalog", extra={"reason": str(exc)})
+                try:
+                    async with asyncio.timeout(LOOK_S):
+                        await self._woken.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def _begin(self, record: MoveRecord) -> None:
+        move_id = record.move.move_id
+        is_due = time.monotonic() >= self._not_before_s.get(move_id, 0.0)
+        if move_id in self._running or len(self._running) >= PARALLEL_MAX or not is_due:
+            return
+        task = asyncio.create_task(self._attempt(record), name=f"move {record.slug}")
+        self._running[move_id] = task
+        task.add_done_callback(lambda _: self._running.pop(move_id, None))
+
+    async def _attempt(self, record: MoveRecord) -> None:
+        """One attempt to bring the move to its end, under a lease of its own."""
+        move_id = record.move.move_id
+        try:
+            term = await self.register.take_lease(move_id, self._holder)
+            if term is None:
+                return
+            try:
+                await self._work(record, term)
+                self._failures.pop(move_id, None)
+                self._not_before_s.pop(move_id, None)
+            except Exception as exc:
+                await self._put_off(move_id, term, exc)
+            finally:
+                await self.register.let_go(move_id, term)
+        except CatalogUnavailable as exc:
+            log.warning("move waits for the catalog", extra={"move": move_id, "reason": str(exc)})
+
+    async def _put_off(self, move_id: UUID, term: int, exc: Exception) -> None:
+        failures = self._failures[move_id] = self._failures.get(move_id, 0) + 1
+        pause_s = min(RETRY_S_MAX, RETRY_S * 2.0 ** min(failures - 1, 10))
+        self._not_before_s[move_id] = time.monotonic() + pause_s
+        expected = (MoveStopped, MoveIllegal, LeaseLost, psycopg.Error, ControlPlaneError)
+        reason = f"{type(exc).__name__}: {exc}"
+        if isinstance(exc, expected):
+            log.warning("move put off", extra={"move": move_id, "reason": reason})
+        else:
+            log.exception("move failed", extra={"move": move_id})
+        phase = "contradiction" if isinstance(exc, MoveIllegal) else "waiting"
+        await self.register.note(move_id, term, phase, {"last_error": reason})
+
+    async def _work(self, record: MoveRecord, term: int) -> None:
+        move = record.move
+        missing = {move.source, move.target} - self._dsns.keys()
+        if missing:
+            raise CellUnavailable(f"the provider does not run {', '.join(sorted(missing))}")
+        async with (
+            await connect(self._dsns[move.source]) as source,
+            await connect(self._dsns[move.target]) as target,
+        ):
+            hands = Hands(
+                move=move,
+                term=term,
+                register=self.register,
+                source=source,
+                target=target,
+                fold=lambda: self._recompute(record.slug),
+                on_owned=self._feed.refresh,
+            )
+            running = asyncio.create_task(run_move(hands), name="move steps")
+            keeping = asyncio.create_task(self._keep_lease(hands), name="keep the lease")
+            try:
+                await asyncio.wait({running, keeping}, return_when=asyncio.FIRST_COMPLETED)
+                if keeping.done():
+                    keeping.result()
+                await running
+            finally:
+                for task in (running, keeping):
+                    task.cancel()
+                await asyncio.gather(running, keeping, return_exceptions=True)
+
+    async def _keep_lease(self, hands: Hands) -> None:
+        """Until cancelled. Raises LeaseLost; tells the steps of an operator's wish to abort."""
+        trusted_until_s = time.monotonic() + LEASE_S
+        while True:
+            await asyncio.sleep(LEASE_S / 4)
+            asked_s = time.monotonic()
+            try:
+                if not await self.register.renew_lease(hands.move.move_id, hands.term):
+                    raise LeaseLost("the lease went to another mover")
+                trusted_until_s = asked_s + LEASE_S
+                record = await self.register.read(hands.move.move_id)
+                hands.abort_reason = hands.abort_reason or record.wants_abort
+            except CatalogUnavailable as exc:
+                if time.monotonic() > trusted_until_s:
+                    raise LeaseLost("the catalog is away for longer than the lease lasts") from exc
+
+    async def _recompute(self, slug: str) -> list[str]:
+        """What is wrong with the tenant's ledger where it is placed now."""
+
+        async def is_caller_gone() -> bool:
+            return False
+
+        report = await self._verifications.verify(slug, is_caller_gone)
+        return [f"{each.check}: {each.message}" for each in report.differences]

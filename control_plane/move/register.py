@@ -1,0 +1,236 @@
+"""Moves in the catalog: their plans, the decision register, and the leases of movers.
+
+The decision is one compare-and-set, in the database transaction that changes the placement. Nothing
+here reads or changes a cell.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg.errors import UniqueViolation
+from psycopg.types.json import Jsonb
+
+from control_plane.catalog import AUDIT, Catalog
+from control_plane.errors import MoveInProgress, NotFound, PlacementChanged
+from control_plane.move.plan import Decision, Move
+from control_plane.routing import CellName, Epoch
+
+LEASE_S = 3.0
+"""Who does not renew it for so long is taken for dead, and another mover may go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveRecord:
+    """A row of `moves`."""
+
+    move: Move
+    slug: str
+    decision: Decision | None
+    wants_abort: str | None
+    """Why the move is to be aborted, if it is not decided yet; None: it is to go on."""
+    phase: str
+    progress: Mapping[str, Any]
+    created_at: datetime
+    decided_at: datetime | None
+    finished_at: datetime | None
+
+
+COLUMNS: LiteralString = """
+SELECT move_id, organization_id, source, target, epoch_old, epoch_new, slug, decision, wants_abort,
+    phase, progress, m.created_at, decided_at, finished_at
+FROM moves m JOIN tenants t USING (organization_id)
+"""
+
+
+class Register:
+    """The moves of one catalog."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    # Epochs of earlier moves count too: an aborted one may have raised a head to it.
+    SEEN: LiteralString = """
+    SELECT p.cell, p.epoch, coalesce(max(m.epoch_new), 0) AS moved
+    FROM placements p LEFT JOIN moves m USING (organization_id)
+    WHERE p.organization_id = %s GROUP BY p.cell, p.epoch
+    """
+
+    async def seen(self, tenant_id: UUID) -> tuple[CellName, Epoch, Epoch]:
+        """The tenant's cell and epoch, and the highest epoch of any of its moves."""
+        async with self._catalog.transaction() as tx:
+            row = await (await tx.execute(self.SEEN, (tenant_id,))).fetchone()
+        if row is None:
+            raise NotFound("the tenant has no placement", parameter="tenant")
+        return CellName(row["cell"]), Epoch(row["epoch"]), Epoch(row["moved"])
+
+    # Only if the placement is still the one that was planned from.
+    PLAN: LiteralString = """
+    INSERT INTO moves (move_id, organization_id, source, target, epoch_old, epoch_new)
+    SELECT %(move_id)s, organization_id, cell, %(target)s, epoch, %(epoch_new)s FROM placements
+    WHERE organization_id = %(tenant)s AND cell = %(source)s AND epoch = %(epoch_old)s
+    """
+
+    async def plan(self, move: Move, *, actor: str) -> None:
+        """Record a new move. Raises MoveInProgress, PlacementChanged."""
+        values = {
+            "move_id": move.move_id,
+            "tenant": move.tenant_id,
+            "source": move.source,
+            "target": move.target,
+            "epoch_old": move.epoch_old,
+            "epoch_new": move.epoch_new,
+        }
+        try:
+            async with self._catalog.transaction() as tx:
+                if (await tx.execute(self.PLAN, values)).rowcount == 0:
+                    raise PlacementChanged(f"tenant {move.tenant_id} was placed anew meanwhile")
+                detail = {"move": str(move.move_id), "from": move.source, "to": move.target}
+                await tx.execute(AUDIT, (actor, "move.plan", str(move.tenant_id), Jsonb(detail)))
+        except UniqueViolation as exc:
+            raise MoveInProgress("the tenant is being moved already", parameter="tenant") from exc
+
+    ONE: LiteralString = COLUMNS + "WHERE move_id = %s"
+    LATEST: LiteralString = COLUMNS + "ORDER BY m.created_at DESC, move_id LIMIT %s"
+    OPEN: LiteralString = COLUMNS + "WHERE finished_at IS NULL ORDER BY m.created_at, move_id"
+
+    async def read(self, move_id: UUID) -> MoveRecord:
+        """Raises NotFound."""
+        async with self._catalog.transaction() as tx:
+            row = await (await tx.execute(self.ONE, (move_id,))).fetchone()
+        if row is None:
+            raise NotFound(f"there is no move {move_id}", parameter="move")
+        return _record(row)
+
+    async def latest(self, count: int) -> list[MoveRecord]:
+        async with self._catalog.transaction() as tx:
+            return [_record(row) async for row in await tx.execute(self.LATEST, (count,))]
+
+    async def open_moves(self) -> list[MoveRecord]:
+        async with self._catalog.transaction() as tx:
+            return [_record(row) async for row in await tx.execute(self.OPEN)]
+
+    # A term is never given twice, so that two who hold one after the other are told apart.
+    TAKE: LiteralString = """
+    UPDATE moves SET lease_holder = %(holder)s, lease_term = nextval('mover_terms'),
+        lease_until = now() + make_interval(secs => %(seconds)s)
+    WHERE move_id = %(move)s AND finished_at IS NULL AND lease_until < now()
+    RETURNING lease_term
+    """
+    RENEW: LiteralString = """
+    UPDATE moves SET lease_until = now() + make_interval(secs => %(seconds)s)
+    WHERE move_id = %(move)s AND lease_term = %(term)s AND lease_until >= now()
+    """
+    LET_GO: LiteralString = """
+    UPDATE moves SET lease_until = '-infinity' WHERE move_id = %s AND lease_term = %s
+    """
+
+    async def take_lease(self, move_id: UUID, holder: UUID) -> int | None:
+        """The term, if the lease was free."""
+        values = {"move": move_id, "holder": holder, "seconds": LEASE_S}
+        async with self._catalog.transaction() as tx:
+            row = await (await tx.execute(self.TAKE, values)).fetchone()
+        return None if row is None else int(row["lease_term"])
+
+    async def renew_lease(self, move_id: UUID, term: int) -> bool:
+        """False: it is over, and whoever held it must stop."""
+        values = {"move": move_id, "term": term, "seconds": LEASE_S}
+        async with self._catalog.transaction() as tx:
+            return (await tx.execute(self.RENEW, values)).rowcount == 1
+
+    async def let_go(self, move_id: UUID, term: int) -> None:
+        async with self._catalog.transaction() as tx:
+            await tx.execute(self.LET_GO, (move_id, term))
+
+    ASK_ABORT: LiteralString = """
+    UPDATE moves SET wants_abort = coalesce(wants_abort, %s)
+    WHERE move_id = %s AND decision IS NULL
+    """
+
+    async def ask_abort(self, move_id: UUID, reason: str) -> bool:
+        """Have whoever works on the move decide to abort it; False: it is decided already."""
+        async with self._catalog.transaction() as tx:
+            return (await tx.execute(self.ASK_ABORT, (reason, move_id))).rowcount == 1
+
+    DECIDE: LiteralString = """
+    UPDATE moves SET decision = %s, decided_at = now() WHERE move_id = %s AND decision IS NULL
+    """
+    PLACE: LiteralString = """
+    UPDATE placements SET cell = %(cell)s, epoch = %(epoch_new)s, changed_at = now()
+    WHERE organization_id = %(tenant)s AND cell = %(source)s AND epoch = %(epoch_old)s
+    """
+
+    async def decide(self, move: Move, decision: Decision) -> Decision:
+        """Write the decision and the placement, unless there is a decision; the one there is.
+
+        This is the point of no return: see `steps.py`. Raises PlacementChanged, with nothing
+        written, where the placement is not the one the move began with.
+        """
+        winner = move.target if decision is Decision.COMMIT else move.source
+        values = {
+            "cell": winner,
+            "tenant": move.tenant_id,
+            "source": move.source,
+            "epoch_old": move.epoch_old,
+            "epoch_new": move.epoch_new,
+        }
+        async with self._catalog.transaction() as tx:
+            if (await tx.execute(self.DECIDE, (decision, move.move_id))).rowcount == 1:
+                if (await tx.execute(self.PLACE, values)).rowcount == 0:
+                    raise PlacementChanged(
+                        f"tenant {move.tenant_id} is not on {move.source} at {move.epoch_old}"
+                    )
+                await tx.execute(self._catalog.RAISE_VERSION)
+                detail = {"move": str(move.move_id), "decision": decision, "cell": winner}
+                await tx.execute(
+                    AUDIT, ("mover", "move.decide", str(move.tenant_id), Jsonb(detail))
+                )
+                return decision
+        found = (await self.read(move.move_id)).decision
+        assert found is not None, "a decision is never taken back"
+        return found
+
+    NOTE: LiteralString = """
+    UPDATE moves SET phase = %s, progress = progress || %s WHERE move_id = %s AND lease_term = %s
+    """
+
+    async def note(
+        self, move_id: UUID, term: int, phase: str, progress: Mapping[str, object]
+    ) -> None:
+        """For people: where the move is. Written by who holds the lease, or not at all."""
+        async with self._catalog.transaction() as tx:
+            await tx.execute(self.NOTE, (phase, Jsonb(dict(progress)), move_id, term))
+
+    FINISH: LiteralString = """
+    UPDATE moves SET finished_at = now(), phase = decision, lease_until = '-infinity'
+    WHERE move_id = %s AND decision IS NOT NULL AND finished_at IS NULL
+    """
+
+    async def finish(self, move_id: UUID) -> None:
+        """The tenant may be planned again. Safe to repeat."""
+        async with self._catalog.transaction() as tx:
+            await tx.execute(self.FINISH, (move_id,))
+
+
+def _record(row: Mapping[str, Any]) -> MoveRecord:
+    move = Move(
+        move_id=row["move_id"],
+        tenant_id=row["organization_id"],
+        source=CellName(row["source"]),
+        target=CellName(row["target"]),
+        epoch_old=Epoch(row["epoch_old"]),
+        epoch_new=Epoch(row["epoch_new"]),
+    )
+    return MoveRecord(
+        move=move,
+        slug=row["slug"],
+        decision=None if row["decision"] is None else Decision(row["decision"]),
+        wants_abort=row["wants_abort"],
+        phase=row["phase"],
+        progress=row["progress"],
+        created_at=row["created_at"],
+        decided_at=row["decided_at"],
+        finished_at=row["finished_at"],
+    )

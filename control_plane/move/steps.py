@@ -1,0 +1,418 @@
+"""A move, from where it stands to its end: looks, does what `plan.next_act` says, and so on.
+
+Read it from top to bottom. It can stop after any line, and be begun again by anybody who holds the
+lease: nothing is remembered but in the two cells and the catalog. Between two acts the heads are
+not read again, since every change returns the head it leaves behind, and matches nothing where the
+head was not as expected; then, and only then, this looks again.
+
+The pause of the tenant's writes begins with the fence and ends with the activation. What lies in
+between has a deadline: past it, the move is aborted, by the catalog and the source alone.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+from psycopg.errors import LockNotAvailable
+
+from control_plane.move.cell_heads import Cell, change_head, read_head
+from control_plane.move.heads import Change, Head, HeadState, Side
+from control_plane.move.plan import (
+    Decide,
+    Decision,
+    Fill,
+    Finish,
+    Illegal,
+    Move,
+    Retire,
+    next_act,
+)
+from control_plane.move.register import Register
+from control_plane.move.rows import DONE, Importing, Progress, copy_rows, delete_rows, read_progress
+from control_plane.move.tail import Diverged, follow, is_lost_import
+from control_plane.move.verify import name_differences, shape_differences
+
+FENCED_MS_MAX = 400
+"""From the fence to the decision; then the source is given back its tenant."""
+FENCE_LOCK_MS_MAX = 80
+"""How long a fence may wait for the batch in flight, and the batches behind it for the fence."""
+FENCE_PAUSE_S = 0.5
+"""After a fence that did not come through."""
+VERIFIED_S_MAX = 30.0
+"""A fence follows within that time of a full comparison, or there is another one first."""
+NOTE_S = 0.5
+"""How often the progress is written down while rows are copied."""
+SURPRISES_MAX = 10
+COPIES_MAX = 3
+
+log = logging.getLogger(__name__)
+
+
+class MoveStopped(Exception):
+    """This mover cannot go on now; another attempt may."""
+
+
+class MoveIllegal(Exception):
+    """Catalog and cells contradict each other: a person has to look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What was last read, or left behind, of the three who know about the move."""
+
+    decision: Decision | None
+    source: Head | None
+    target: Head | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Hands:
+    """Whoever works on a move: what it reaches, and what it has seen to itself in this attempt."""
+
+    move: Move
+    term: int
+    register: Register
+    source: Cell
+    target: Cell
+    fold: Callable[[], Awaitable[list[str]]]
+    """What a recomputation of the tenant's ledger at the target finds wrong."""
+    on_owned: Callable[[], Awaitable[None]]
+    """Tell the routers who owns the tenant now."""
+    abort_reason: str | None = None
+    """Why the move is to be aborted, while nothing is decided."""
+    verified_at_s: float | None = None
+    gate_is_open: bool = False
+    fenced_at_s: float | None = None
+    is_target_lost: bool = False
+    """It did not answer within the pause; another attempt connects anew."""
+    copies: int = 0
+    report: dict[str, Any] = field(default_factory=dict)
+    noted_at_s: float = 0.0
+
+    def job(self, head: Head) -> Importing:
+        return Importing(tenant_id=self.move.tenant_id, heading=head.heading, term=self.term)
+
+    async def note(self, phase: str, **progress: object) -> None:
+        self.report |= progress
+        self.noted_at_s = time.monotonic()
+        await self.register.note(self.move.move_id, self.term, phase, progress)
+
+
+async def run_move(hands: Hands) -> None:
+    """Bring the move to its end, whichever that is.
+
+    Raises MoveStopped and psycopg.OperationalError, CatalogUnavailable for what may go better
+    later, MoveIllegal for what will not.
+    """
+    surprises = 0
+    view: View | None = None
+    while True:
+        view = view or await look(hands)
+        wants = Decision.ABORT if _must_abort(hands, view) else Decision.COMMIT
+        act = next_act(
+            hands.move,
+            view.decision,
+            view.source,
+            view.target,
+            wants=wants,
+            gate_is_open=hands.gate_is_open,
+        )
+        match act:
+            case Fill():
+                view = await _fill(hands, view)
+            case Change(name="prepare"):
+                view = await _prepare(hands, view, act)
+            case Change(name="fence"):
+                view = await _fence(hands, view, act)
+            case Change(name="seal"):
+                view = await _within_the_pause(hands, view, _change(hands, view, act))
+            case Decide(decision=decision):
+                view = await _decide(hands, view, decision)
+            case Change(name="activate" | "return"):
+                view = await _serve_again(hands, view, act)
+            case Change():
+                view = await _change(hands, view, act)
+            case Retire(change=change):
+                view = await _retire(hands, view, change)
+            case Finish():
+                await hands.register.finish(hands.move.move_id)
+                return
+            case Illegal(reason=reason):
+                raise MoveIllegal(reason)
+        surprises = 0 if view is not None else surprises + 1
+        if surprises == SURPRISES_MAX:
+            raise MoveStopped("heads and catalog go on changing under this mover")
+
+
+async def look(hands: Hands) -> View:
+    """Heads and decision as they were at one moment: the heads are the same before and after."""
+    while True:
+        before = await _heads(hands)
+        record = await hands.register.read(hands.move.move_id)
+        if await _heads(hands) == before:
+            break
+    if record.wants_abort is not None:
+        hands.abort_reason = record.wants_abort
+    return View(decision=record.decision, source=before[0], target=before[1])
+
+
+async def _heads(hands: Hands) -> tuple[Head | None, Head | None]:
+    tenant_id = hands.move.tenant_id
+    return await read_head(hands.source, tenant_id), await read_head(hands.target, tenant_id)
+
+
+def _must_abort(hands: Hands, view: View) -> bool:
+    if view.decision is None and view.source is not None:
+        if view.source.heading.state is HeadState.FENCED:
+            # Found fenced by whoever was here before: from now on, it is this mover's pause.
+            hands.fenced_at_s = hands.fenced_at_s or time.monotonic()
+            if time.monotonic() > _deadline_s(hands):
+                hands.abort_reason = f"no decision within {FENCED_MS_MAX} ms of the fence"
+        return hands.abort_reason is not None
+    return False
+
+
+def _deadline_s(hands: Hands) -> float:
+    assert hands.fenced_at_s is not None, "only what is fenced has a deadline"
+    return hands.fenced_at_s + FENCED_MS_MAX / 1000
+
+
+async def _change(hands: Hands, view: View, change: Change) -> View | None:
+    """The view with the head that the change left; None where it matched nothing."""
+    cell = _cell(hands, change.side)
+    head = await change_head(cell, hands.move.tenant_id, change, hands.term)
+    if head is None:
+        return None
+    log.info("head changed", extra={"move": hands.move.move_id, "change": change.name})
+    return replace(view, source=head) if change.side is Side.SOURCE else replace(view, target=head)
+
+
+def _cell(hands: Hands, side: Side) -> Cell:
+    if side is Side.TARGET and hands.is_target_lost:
+        raise MoveStopped(f"{hands.move.target} did not answer in time")
+    return hands.source if side is Side.SOURCE else hands.target
+
+
+# Before the fence -------------------------------------------------------------------------------
+
+
+async def _prepare(hands: Hands, view: View, change: Change) -> View | None:
+    """Nothing is copied between two databases of different shape."""
+    differences = await shape_differences(hands.source, hands.target)
+    if differences:
+        hands.abort_reason = f"the databases differ: {'; '.join(differences[:5])}"
+        return view
+    await hands.note("prepare")
+    return await _change(hands, view, change)
+
+
+async def _fill(hands: Hands, view: View) -> View | None:
+    """One step closer to the source. Without a fence: copy, follow, compare, open the gate."""
+    assert view.source is not None and view.target is not None
+    if view.source.heading.state is HeadState.FENCED:
+        return await _within_the_pause(hands, view, _follow(hands, view))
+    try:
+        progress = await read_progress(hands.target, hands.job(view.target))
+        if progress is None or progress.table != DONE:
+            return await _copy(hands, view.target)
+        followed = await _follow(hands, view)
+        if followed is None or followed.target != view.target:
+            return followed
+        if not _is_verified(hands):
+            return await _compare(hands, view)
+        # Nothing was left to follow a moment ago, and the catalog answers: a fence is short now.
+        hands.gate_is_open = await hands.register.renew_lease(hands.move.move_id, hands.term)
+        return view if hands.gate_is_open else None
+    except Diverged as exc:
+        return await _begin_again(hands, view.target, str(exc))
+
+
+async def _copy(hands: Hands, target: Head) -> None:
+    hands.copies += 1
+    await hands.note("copy")
+    started_s = time.monotonic()
+    notes: list[Progress] = []
+
+    def on_progress(progress: Progress) -> None:
+        notes.append(progress)
+
+    async def keep_notes() -> None:
+        while True:
+            await asyncio.sleep(NOTE_S)
+            if notes:
+                await hands.note("copy", table=notes[-1].table, **_amounts(notes[-1], started_s))
+
+    noting = asyncio.create_task(keep_notes(), name="note progress")
+    try:
+        copied = await copy_rows(hands.source, hands.target, hands.job(target), on_progress)
+    finally:
+        noting.cancel()
+    await hands.note("follow", **_amounts(copied, started_s))
+
+
+def _amounts(progress: Progress, started_s: float) -> dict[str, object]:
+    seconds = round(time.monotonic() - started_s, 3)
+    return {"rows": progress.rows, "bytes": progress.bytes, "copy_seconds": seconds}
+
+
+async def _follow(hands: Hands, view: View) -> View | None:
+    """Apply the next step of the journal, if there is one."""
+    assert view.target is not None
+    try:
+        position = await follow(
+            hands.source, hands.target, hands.job(view.target), view.target.position
+        )
+    except psycopg.Error as exc:
+        if is_lost_import(exc):
+            return None
+        raise
+    if position == view.target.position:
+        return view
+    if hands.fenced_at_s is None and time.monotonic() - hands.noted_at_s > NOTE_S:
+        source = await read_head(hands.source, hands.move.tenant_id)
+        if source is not None:
+            await hands.note("follow", sequences_behind=source.position.seq - position.seq)
+    target = replace(view.target, position=position, term=hands.term)
+    return replace(view, target=target)
+
+
+def _is_verified(hands: Hands) -> bool:
+    at_s = hands.verified_at_s
+    return at_s is not None and time.monotonic() - at_s < VERIFIED_S_MAX
+
+
+SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+async def _compare(hands: Hands, view: View) -> View | None:
+    """Compare every row at one sequence: the target is brought exactly to the source's snapshot."""
+    await hands.note("compare")
+    await hands.source.execute(SNAPSHOT)
+    try:
+        at: View | None = view
+        before = None
+        while at is not None and at != before:
+            before, at = at, await _follow(hands, at)
+        if at is None or at.target is None:
+            return None
+        await hands.target.execute(SNAPSHOT)
+        try:
+            tenant_id = hands.move.tenant_id
+            differences = await name_differences(hands.source, hands.target, tenant_id)
+        finally:
+            await hands.target.rollback()
+    finally:
+        await hands.source.rollback()
+    if differences:
+        hands.abort_reason = f"rows differ: {'; '.join(differences[:5])}"
+    hands.verified_at_s = time.monotonic()
+    await hands.note("follow", compared_at=at.target.position.seq, differences=differences)
+    return at
+
+
+async def _begin_again(hands: Hands, target: Head, reason: str) -> None:
+    """R9: rows that went along another history are thrown away, and it is said."""
+    log.error("import diverged", extra={"move": hands.move.move_id, "reason": reason})
+    if hands.copies >= COPIES_MAX:
+        hands.abort_reason = f"copied {hands.copies} times: {reason}"
+        return
+    found = await read_head(hands.target, hands.move.tenant_id)
+    if found is not None and found.heading == target.heading:
+        await delete_rows(hands.target, hands.job(found), found.position)
+    hands.verified_at_s = None
+    await hands.note("copy", diverged=reason)
+
+
+# The pause --------------------------------------------------------------------------------------
+
+
+async def _fence(hands: Hands, view: View, change: Change) -> View | None:
+    """No write of the tenant from here on; the source's position is the final one."""
+    hands.gate_is_open = False
+    began_s = time.monotonic()
+    try:
+        head = await change_head(
+            hands.source,
+            hands.move.tenant_id,
+            change,
+            hands.term,
+            lock_ms_max=FENCE_LOCK_MS_MAX,
+        )
+    except LockNotAvailable:
+        await hands.note("follow", fence=f"a batch took more than {FENCE_LOCK_MS_MAX} ms")
+        await asyncio.sleep(FENCE_PAUSE_S)
+        return view
+    if head is None:
+        return None
+    hands.fenced_at_s = began_s
+    return replace(view, source=head)
+
+
+async def _within_the_pause(
+    hands: Hands, view: View, act: Coroutine[Any, Any, View | None]
+) -> View | None:
+    """The act, if it comes to its end in time; else the view as it was, and an abort."""
+    working = asyncio.create_task(act, name="act within the pause")
+    left_s = max(0.0, _deadline_s(hands) - time.monotonic())
+    await asyncio.wait({working}, timeout=left_s)
+    if working.done():
+        try:
+            return working.result()
+        except Diverged as exc:
+            hands.abort_reason = str(exc)
+            return view
+    # Not waited for: a target that hangs does not even answer that it was told to stop.
+    working.cancel()
+    working.add_done_callback(lambda task: task.cancelled() or task.exception())
+    hands.is_target_lost = True
+    hands.abort_reason = f"no decision within {FENCED_MS_MAX} ms of the fence"
+    return view
+
+
+async def _decide(hands: Hands, view: View, decision: Decision) -> View:
+    # The point of no return: whoever is first writes the decision, for all.
+    decided = await hands.register.decide(hands.move, decision)
+    if decided is Decision.ABORT:
+        await hands.note("abort", aborted_because=hands.abort_reason)
+    return replace(view, decision=decided)
+
+
+async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
+    """The end of the pause: the target is activated, or the tenant is returned to its source."""
+    after = await _change(hands, view, change)
+    if after is not None:
+        pause_s = time.monotonic() - hands.fenced_at_s if hands.fenced_at_s else None
+        # Only now: a router that knew earlier would send to a cell that does not know yet.
+        await hands.on_owned()
+        if pause_s is not None:
+            await hands.note("serve again", pause_ms=round(pause_s * 1000, 1))
+    return after
+
+
+# After the decision -----------------------------------------------------------------------------
+
+
+async def _retire(hands: Hands, view: View, change: Change) -> View | None:
+    """Delete the rows of the cell that lost the tenant; the target's ledger is recomputed first."""
+    at_source = change.side is Side.SOURCE
+    head = view.source if at_source else view.target
+    assert head is not None, "a cell that lost the tenant has a tombstone"
+    if at_source:
+        await hands.note("recompute")
+        wrong = await hands.fold()
+        if wrong:
+            await hands.note("recompute", wrong=wrong[:20])
+            raise MoveIllegal(f"the ledger at the target is wrong: {'; '.join(wrong[:5])}")
+    await hands.note("clean up")
+    cell = _cell(hands, change.side)
+    try:
+        await delete_rows(cell, hands.job(head), head.position)
+    except psycopg.Error as exc:
+        if is_lost_import(exc):
+            return None
+        raise
+    return await _change(hands, view, change)

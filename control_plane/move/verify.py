@@ -1,0 +1,104 @@
+"""Is the target what the source is? Compared in the databases themselves, without a lock.
+
+Three questions, the first before anything is copied: do both databases have the same shape; do all
+rows agree at one common sequence; and which rows do not. The row's own text is the encoding that is
+compared: it is canonical within one major version of Postgres, which is part of the shape. What the
+cells work out for themselves (the index of events) is not compared.
+"""
+
+from dataclasses import dataclass
+from typing import Any, LiteralString
+from uuid import UUID
+
+from psycopg import sql
+
+from cell.tables import PROJECTED_TABLES, TENANT_TABLES
+from control_plane.move.cell_heads import Cell
+
+COMPARED_TABLES = tuple(name for name in TENANT_TABLES if name not in PROJECTED_TABLES)
+NAMED_ROWS_MAX = 20
+"""Of a table whose rows differ, so many are named."""
+
+# Names of constraints and indexes are of no importance, what they say is. An index that is not
+# unique is not part of the shape: it makes reads fast, and nothing wrong.
+SHAPE: LiteralString = """
+SELECT 'server', current_setting('server_version_num')::int / 10000 || ' ' ||
+    current_setting('server_encoding')
+UNION ALL
+SELECT 'column', concat_ws(' ', a.attrelid::regclass, a.attnum, a.attname,
+    format_type(a.atttypid, a.atttypmod), a.attnotnull, co.collname)
+FROM pg_attribute a LEFT JOIN pg_collation co ON co.oid = a.attcollation
+WHERE a.attrelid = ANY (%(tables)s::regclass[]) AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL
+SELECT 'constraint', c.conrelid::regclass || ' ' || pg_get_constraintdef(c.oid)
+FROM pg_constraint c WHERE c.conrelid = ANY (%(tables)s::regclass[])
+UNION ALL
+SELECT 'unique index', regexp_replace(pg_get_indexdef(i.indexrelid), '^.* ON ', '')
+FROM pg_index i WHERE i.indrelid = ANY (%(tables)s::regclass[]) AND i.indisunique
+UNION ALL
+SELECT 'type', t.typname || ' ' || string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder)
+FROM pg_type t JOIN pg_enum e ON e.enumtypid = t.oid GROUP BY t.typname
+UNION ALL
+SELECT 'schema', max(version)::text FROM schema_migrations
+"""
+
+
+async def shape_differences(source: Cell, target: Cell) -> list[str]:
+    """What one of the two databases has and the other has not; empty where rows can be moved."""
+    shapes = []
+    for cell in (source, target):
+        cursor = await cell.execute(SHAPE, {"tables": list(TENANT_TABLES)})
+        shapes.append({f"{kind} {text}" for kind, text in await cursor.fetchall()})
+    only_source = [f"only at the source: {line}" for line in sorted(shapes[0] - shapes[1])]
+    only_target = [f"only at the target: {line}" for line in sorted(shapes[1] - shapes[0])]
+    return only_source + only_target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableDigest:
+    """What a table holds of a tenant, whatever the order of its rows."""
+
+    rows: int
+    digest: str
+    """Sums of the two halves of the MD5 of every row."""
+
+
+Digests = dict[str, TableDigest]
+
+
+async def digests(cell: Cell, tenant_id: UUID) -> Digests:
+    """Of every compared table, in the database transaction that the caller has begun."""
+    found: Digests = {}
+    for table in COMPARED_TABLES:
+        query = sql.SQL(
+            "SELECT count(*), coalesce(sum(('x' || left(d, 16))::bit(64)::bigint), 0)::text ||"
+            " ' ' || coalesce(sum(('x' || right(d, 16))::bit(64)::bigint), 0)::text"
+            " FROM (SELECT md5(t::text) AS d FROM {} t WHERE tenant_id = %s) r"
+        ).format(sql.Identifier(table))
+        row = await (await cell.execute(query, (tenant_id,))).fetchone()
+        assert row is not None
+        found[table] = TableDigest(rows=row[0], digest=row[1])
+    return found
+
+
+async def name_differences(source: Cell, target: Cell, tenant_id: UUID) -> list[str]:
+    """The rows that differ between the two snapshots the caller has open, at most NAMED_ROWS_MAX
+    of each table; empty where all agree."""
+    at_source, at_target = await digests(source, tenant_id), await digests(target, tenant_id)
+    differences = []
+    for table in COMPARED_TABLES:
+        if at_source[table] != at_target[table]:
+            differences += await _name_rows(source, target, tenant_id, table)
+    return differences
+
+
+async def _name_rows(source: Cell, target: Cell, tenant_id: UUID, table: str) -> list[str]:
+    """Only of a table known to differ: its rows' digests are brought together here."""
+    query = sql.SQL("SELECT md5(t::text), left(t::text, 200) FROM {} t WHERE tenant_id = %s")
+    rows: list[dict[str, str]] = []
+    for cell in (source, target):
+        cursor: Any = await cell.execute(query.format(sql.Identifier(table)), (tenant_id,))
+        rows.append(dict(await cursor.fetchall()))
+    lines = [f"{table}, only at the source: {rows[0][d]}" for d in rows[0].keys() - rows[1].keys()]
+    lines += [f"{table}, only at the target: {rows[1][d]}" for d in rows[1].keys() - rows[0].keys()]
+    return sorted(lines)[:NAMED_ROWS_MAX]
