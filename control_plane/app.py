@@ -30,6 +30,8 @@ from control_plane.errors import (
     RequestMalformed,
 )
 from control_plane.fleet import Fleet
+from control_plane.move.movers import Movers
+from control_plane.move.register import MoveRecord
 from control_plane.provisioning import Provisioning
 from control_plane.routing_feed import WAIT_MS_MAX, RoutingFeed
 from control_plane.tokens import Role, Tokens
@@ -41,12 +43,15 @@ from control_plane.wire import (
     ErrorBody,
     ListedKey,
     ListedTenant,
+    MoveReport,
+    NewMove,
     NewTenant,
     RevokedKey,
 )
 
 BODY_BYTES_MAX = 64 << 10
 BODY_S_MAX = 10.0
+MOVES_LISTED_MAX = 100
 RETRY_AFTER_S = 1
 ACTOR = "operator"
 """Who the audit rows name: there is one operator token, so that is all that is known."""
@@ -66,6 +71,7 @@ class ControlPlane:
     fleet: Fleet
     provisioning: Provisioning
     verifications: Verifications
+    movers: Movers
     tokens: Tokens
     unready: str | None = "starting"
     """Why requests cannot be served yet; None when they can."""
@@ -87,6 +93,10 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route(f"{tenant}/keys", operator(api.list_keys), methods=["GET"]),
             Route(key, operator(api.revoke_key), methods=["DELETE"]),
             Route(f"{tenant}/verify", operator(api.verify), methods=["POST"]),
+            Route("/v1/moves", operator(api.create_move), methods=["POST"]),
+            Route("/v1/moves", operator(api.list_moves), methods=["GET"]),
+            Route("/v1/moves/{move_id}", operator(api.show_move), methods=["GET"]),
+            Route("/v1/moves/{move_id}/abort", operator(api.abort_move), methods=["POST"]),
         ],
         exception_handlers={
             ControlPlaneError: _answer_error,
@@ -201,6 +211,53 @@ class Api:
     async def verify(self, request: Request) -> Response:
         slug = request.path_params["slug"]
         return _json(await self._plane.verifications.verify(slug, request.is_disconnected))
+
+    async def create_move(self, request: Request) -> Response:
+        wanted = await _body(request, NewMove)
+        record = await self._plane.movers.plan(wanted.tenant, wanted.cell, actor=ACTOR)
+        return _json(_move_report(record), 201)
+
+    async def list_moves(self, request: Request) -> Response:
+        records = await self._plane.movers.register.latest(MOVES_LISTED_MAX)
+        return _json([_move_report(record) for record in records])
+
+    async def show_move(self, request: Request) -> Response:
+        return _json(_move_report(await self._plane.movers.register.read(_move_id(request))))
+
+    async def abort_move(self, request: Request) -> Response:
+        return _json(_move_report(await self._plane.movers.abort(_move_id(request))))
+
+
+def _move_id(request: Request) -> UUID:
+    text = request.path_params["move_id"]
+    try:
+        return UUID(text)
+    except ValueError as exc:
+        raise NotFound(f"there is no move {text[:80]!r}", parameter="move") from exc
+
+
+def _move_report(record: MoveRecord) -> MoveReport:
+    progress = record.progress
+    waits = None if record.finished_at else progress.get("last_error")
+    return MoveReport(
+        move_id=record.move.move_id,
+        tenant=record.slug,
+        source=record.move.source,
+        target=record.move.target,
+        epoch_old=record.move.epoch_old,
+        epoch_new=record.move.epoch_new,
+        phase=record.phase,
+        decision=record.decision,
+        rows=progress.get("rows"),
+        bytes=progress.get("bytes"),
+        copy_seconds=progress.get("copy_seconds"),
+        sequences_behind=progress.get("sequences_behind"),
+        pause_ms=progress.get("pause_ms"),
+        reason=progress.get("aborted_because") or waits,
+        created_at=record.created_at,
+        decided_at=record.decided_at,
+        finished_at=record.finished_at,
+    )
 
 
 def _integer(request: Request, name: str, *, default: int, maximum: int) -> int:

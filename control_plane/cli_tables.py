@@ -41,7 +41,7 @@ def print_status(console: Console, status: StatusReport) -> None:
         f"{state}: cells {len(status.cells)}, tenants {status.tenants},"
         f" routing version {status.routing_version}"
     )
-    table = _table(
+    table = new_table(
         "cell", "zone", "address", "open", "health", "tenants", "commands/s", "queue", "p99 batch"
     )
     for cell in status.cells:
@@ -100,7 +100,7 @@ def _print_credentials(console: Console, organization_id: str, api_key: str) -> 
 
 
 def print_tenants(console: Console, tenants: Sequence[ListedTenant]) -> None:
-    table = _table("tenant", "organization id", "cell", "epoch", "state", "created")
+    table = new_table("tenant", "organization id", "cell", "epoch", "state", "created")
     for tenant in tenants:
         table.add_row(
             tenant.tenant,
@@ -114,7 +114,7 @@ def print_tenants(console: Console, tenants: Sequence[ListedTenant]) -> None:
 
 
 def print_keys(console: Console, keys: Sequence[ListedKey]) -> None:
-    table = _table("key id", "state", "created", "revoked")
+    table = new_table("key id", "state", "created", "revoked")
     for key in keys:
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M:%S}" if key.revoked_at else ""
         table.add_row(str(key.key_id), key.state, f"{key.created_at:%Y-%m-%d %H:%M:%S}", revoked)
@@ -125,7 +125,7 @@ def print_revoked_key(console: Console, revoked: RevokedKey) -> None:
     console.print(f"Key {revoked.key_id} of tenant {revoked.tenant} is revoked.")
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         # Ids and addresses are copied from here; a wrapped one could not be.

@@ -21,6 +21,8 @@ from control_plane.wire import (
     ErrorAnswer,
     ListedKey,
     ListedTenant,
+    MoveReport,
+    NewMove,
     NewTenant,
     RevokedKey,
     StatusReport,
@@ -82,6 +84,21 @@ class OperatorClient:
         """Returns when the verification is done, which takes as long as the tenant is large."""
         path = f"/v1/tenants/{_part(slug)}/verify"
         return self._request("POST", path, VerificationReport, wait_s=VERIFY_S_MAX)
+
+    def create_move(self, slug: str, cell: str) -> MoveReport:
+        """Returns as soon as the move is planned; see `move`."""
+        body = NewMove(tenant=slug, cell=cell)
+        return self._request("POST", "/v1/moves", MoveReport, body)
+
+    def moves(self) -> list[MoveReport]:
+        """The latest, newest first."""
+        return self._request("GET", "/v1/moves", list[MoveReport])
+
+    def move(self, move_id: UUID) -> MoveReport:
+        return self._request("GET", f"/v1/moves/{move_id}", MoveReport)
+
+    def abort_move(self, move_id: UUID) -> MoveReport:
+        return self._request("POST", f"/v1/moves/{move_id}/abort", MoveReport)
 
     def _request(
         self,

@@ -20,6 +20,7 @@ from control_plane.cells import open_client
 from control_plane.errors import CatalogUnavailable, SettingsInvalid
 from control_plane.fleet import Fleet
 from control_plane.migrations import migrate
+from control_plane.move.movers import Movers
 from control_plane.provisioning import Provisioning
 from control_plane.reconcile import backoff_s
 from control_plane.routing_feed import RoutingFeed
@@ -88,15 +89,23 @@ async def open_control_plane(
     """The parts, connected to each other; nothing runs yet."""
     async with open_client() as client, Catalog(settings.catalog_dsn) as catalog:
         fleet = Fleet(cells_file, topology, client, catalog)
+        feed = RoutingFeed(catalog)
+        verifications = Verifications(
+            catalog, {cell.cell_name: cell.auditor_dsn for cell in cells_file.cells}
+        )
         yield ControlPlane(
             catalog=catalog,
-            feed=RoutingFeed(catalog),
+            feed=feed,
             fleet=fleet,
             provisioning=Provisioning(
                 catalog=catalog, cells=fleet.clients, candidates=fleet.candidates
             ),
-            verifications=Verifications(
-                catalog, {cell.cell_name: cell.auditor_dsn for cell in cells_file.cells}
+            verifications=verifications,
+            movers=Movers(
+                catalog,
+                feed,
+                verifications,
+                {cell.cell_name: cell.mover_dsn for cell in cells_file.cells},
             ),
             tokens=Tokens(operator=settings.operator_token, router=settings.router_token),
         )
@@ -129,6 +138,7 @@ async def run_loops(plane: ControlPlane, catalog_dsn: str) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(plane.feed.watch(), name="watch routing version")
         tasks.create_task(plane.fleet.run(), name="reconcile")
+        tasks.create_task(plane.movers.run(), name="movers")
 
 
 async def prepare_catalog(plane: ControlPlane, catalog_dsn: str) -> None:

@@ -67,6 +67,42 @@ class RevokedKey(msgspec.Struct, frozen=True):
     state: str
 
 
+class NewMove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/moves"""
+
+    tenant: str
+    cell: str
+
+
+class MoveReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A move, as all routes of /v1/moves have it."""
+
+    move_id: UUID
+    tenant: str
+    source: str
+    target: str
+    epoch_old: int
+    epoch_new: int
+    phase: str
+    """What is being done: planned, prepare, copy, follow, compare, serve again, recompute, clean
+    up; commit or abort when it is finished."""
+    decision: str | None
+    """commit or abort; null: it can still be aborted."""
+    rows: int | None
+    """Copied so far."""
+    bytes: int | None
+    copy_seconds: float | None
+    sequences_behind: int | None
+    """How far the target's journal is behind the source's, as last seen."""
+    pause_ms: float | None
+    """From the fence to the moment when writes were taken again, as the mover saw it."""
+    reason: str | None
+    """Why it was aborted, or why it waits."""
+    created_at: datetime
+    decided_at: datetime | None
+    finished_at: datetime | None
+
+
 class CellReport(msgspec.Struct, frozen=True, kw_only=True):
     """A cell as `GET /v1/status` has it; numbers are null while it is not healthy."""
 

@@ -1,0 +1,387 @@
+"""Whole moves between two real databases of cells, decided in a real catalog.
+
+Method: clients go on writing through both cells' sequencers as routers would let them; the mover is
+stopped at every line where it can be, and another one goes on. Afterwards what was acknowledged,
+and nothing else, is in the journal of the owner, which the audit then executes again.
+"""
+
+import asyncio
+import itertools
+import random
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+# How the modules beside the cell's tests are found; see its conftest.
+sys.path.append(str(Path(__file__).parents[1] / "cell"))
+
+from cell_writing import Writing, all_of, execute, own_tenant, transfer, write
+from every_table import fill_tenant
+from ledger_audit import assert_ledger_holds
+
+from cell.batch import Applied
+from cell.errors import NotApplied
+from cell.ledger.model import TenantId
+from cell.tables import TENANT_TABLES
+from control_plane.catalog import Catalog
+from control_plane.move import register, steps
+from control_plane.move.cell_heads import Cell, connect, read_head
+from control_plane.move.heads import Heading, HeadState
+from control_plane.move.plan import Decision, Move
+from control_plane.move.register import MoveRecord, Register
+from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
+from control_plane.routing import CellName, Epoch
+
+A, B = CellName("cell-a"), CellName("cell-b")
+
+
+@pytest.fixture(autouse=True)
+def patient_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may stand still for longer than a tenant may be fenced."""
+    monkeypatch.setattr(steps, "FENCED_MS_MAX", 60_000)
+    monkeypatch.setattr(steps, "FENCE_LOCK_MS_MAX", 20_000)
+    monkeypatch.setattr(register, "LEASE_S", 600.0)
+
+
+@dataclass
+class Platform:
+    """Two cells with their sequencers, a catalog, and a tenant with a neighbour at the first."""
+
+    register: Register
+    databases: dict[CellName, Any]
+    writers: dict[CellName, Writing]
+    movers: dict[CellName, Cell]
+    tenant_id: TenantId
+    accounts: list[str]
+    wrong: list[str]
+    """What the recomputation finds."""
+    owned: int = 0
+    """How often routers were told."""
+
+    async def plan(self, source: CellName, target: CellName, epoch_old: int, new: int) -> Move:
+        move = Move(
+            move_id=uuid4(),
+            tenant_id=UUID(self.tenant_id),
+            source=source,
+            target=target,
+            epoch_old=Epoch(epoch_old),
+            epoch_new=Epoch(new),
+        )
+        await self.register.plan(move, actor="test")
+        return move
+
+    async def hands(self, move: Move, **kind: Any) -> Hands:
+        execute_now = "UPDATE moves SET lease_until = '-infinity'"
+        async with self.register._catalog.transaction() as tx:
+            await tx.execute(execute_now)
+        term = await self.register.take_lease(move.move_id, uuid4())
+        assert term is not None
+
+        async def fold() -> list[str]:
+            return self.wrong
+
+        async def on_owned() -> None:
+            self.owned += 1
+
+        return kind.pop("kind", Hands)(
+            move=move,
+            term=term,
+            register=self.register,
+            source=self.movers[move.source],
+            target=self.movers[move.target],
+            fold=fold,
+            on_owned=on_owned,
+            **kind,
+        )
+
+    async def run(self, move: Move) -> MoveRecord:
+        await run_move(await self.hands(move))
+        return await self.register.read(move.move_id)
+
+    async def head(self, cell: CellName) -> Any:
+        return await read_head(self.movers[cell], UUID(self.tenant_id))
+
+    def rows_at(self, cell: CellName) -> int:
+        with psycopg.connect(self.databases[cell].superuser_dsn) as connection:
+            counts = [
+                connection.execute(
+                    f"SELECT count(*) FROM {table} WHERE tenant_id = %s", (self.tenant_id,)
+                ).fetchone()
+                for table in TENANT_TABLES
+            ]
+        return sum(int(row[0]) for row in counts if row is not None)
+
+    async def assert_rests_at(self, owner: CellName, epoch: int) -> None:
+        """Nothing is left of the move, but a tombstone."""
+        other = A if owner == B else B
+        owned, moved = await self.head(owner), await self.head(other)
+        assert owned.heading == Heading(HeadState.OWNED, Epoch(epoch), None)
+        assert moved.heading == Heading(HeadState.MOVED, Epoch(epoch), None)
+        assert moved.moved_to == owner
+        assert self.rows_at(other) == 0
+        cell, placed_epoch, _ = await self.register.seen(UUID(self.tenant_id))
+        assert (cell, placed_epoch) == (owner, epoch)
+
+    async def client(self, number: int, told: dict[str, int], is_over: asyncio.Event) -> None:
+        """Sends each write until it is acknowledged, to whichever cell takes it."""
+        for count in itertools.count():
+            if is_over.is_set():
+                return
+            key = f"{number}-{count}"
+            for cell in itertools.cycle(self.writers):
+                (outcome,) = await all_of(
+                    self.writers[cell].outcome(self.tenant_id, transfer(*self.accounts), key=key)
+                )
+                if isinstance(outcome, Applied):
+                    told[key] = outcome.record.seq
+                    break
+                assert isinstance(outcome, NotApplied), outcome
+                await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def platform(catalog: Catalog, make_cell_database: Any) -> AsyncIterator[Platform]:
+    with make_cell_database() as one, make_cell_database() as two:
+        tenant_id, neighbour = own_tenant(one.writer_dsn), own_tenant(one.writer_dsn)
+        async with (
+            write(one.writer_dsn) as at_one,
+            write(two.writer_dsn) as at_two,
+            await connect(one.mover_dsn) as mover_one,
+            await connect(two.mover_dsn) as mover_two,
+        ):
+            for each in (tenant_id, neighbour):
+                await fill_tenant(at_one, each, one.superuser_dsn)
+            accounts = await at_one.accounts(tenant_id, 2)
+            async with catalog.transaction() as tx:
+                await tx.execute(
+                    "INSERT INTO tenants (organization_id, slug, state, first_cell, attempt)"
+                    " VALUES (%s, 'acme', 'active', 'cell-a', %s)",
+                    (tenant_id, uuid4()),
+                )
+                await tx.execute(
+                    "INSERT INTO placements (organization_id, cell, epoch)"
+                    " VALUES (%s, 'cell-a', 1)",
+                    (tenant_id,),
+                )
+            yield Platform(
+                register=Register(catalog),
+                databases={A: one, B: two},
+                writers={A: at_one, B: at_two},
+                movers={A: mover_one, B: mover_two},
+                tenant_id=tenant_id,
+                accounts=accounts,
+                wrong=[],
+            )
+        for database in (one, two):
+            assert_ledger_holds(database.superuser_dsn)
+
+
+async def test_there_and_back_under_load(platform: Platform) -> None:
+    told: dict[str, int] = {}
+    is_over = asyncio.Event()
+    before = (await platform.head(A)).position.seq
+    async with asyncio.TaskGroup() as group:
+        for number in range(6):
+            group.create_task(platform.client(number, told, is_over))
+        try:
+            first = await platform.run(await platform.plan(A, B, 1, 2))
+            second = await platform.run(await platform.plan(B, A, 2, 3))
+        finally:
+            is_over.set()
+    for record in (first, second):
+        assert record.decision is Decision.COMMIT
+        assert record.phase == "commit"
+        assert record.finished_at is not None
+        assert record.progress["pause_ms"] > 0
+        assert record.progress["differences"] == []
+    await platform.assert_rests_at(A, 3)
+    # Every acknowledged write once, and no other; the audit looks at the rest.
+    assert sorted(told.values()) == list(range(before + 1, before + 1 + len(told)))
+    assert len(told) > 10
+    # A key that was used at the other cell is known here.
+    key, seq = next(iter(told.items()))
+    again = await platform.writers[A].outcome(
+        platform.tenant_id, transfer(*platform.accounts), key=key
+    )
+    assert getattr(again, "seq", None) == seq
+
+
+class Killed(Exception):
+    """The mover is gone."""
+
+
+@dataclass
+class Killer:
+    """Stops the mover at its n-th statement on a cell or the catalog, before or after it."""
+
+    left: int
+    is_after: bool
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def called(*arguments: Any, **options: Any) -> Any:
+            self.left -= 1
+            if self.left == 0 and not self.is_after:
+                raise Killed
+            result = await function(*arguments, **options)
+            if self.left == 0:
+                raise Killed
+            return result
+
+        return called
+
+
+KILLED = ("change_head", "copy_rows", "delete_rows", "follow", "name_differences")
+
+
+@pytest.mark.parametrize("wants_abort", [False, True], ids=["committed", "aborted"])
+@pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
+async def test_whoever_comes_next_goes_on(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, is_after: bool, wants_abort: bool
+) -> None:
+    """The mover dies at one statement after another; each time another mover follows."""
+    move = await platform.plan(A, B, 1, 2)
+    originals = {name: getattr(steps, name) for name in KILLED}
+    decide = Register.decide
+    chance = random.Random(1)
+    deaths = 0
+    for statement in itertools.count(1):
+        killer = Killer(statement if not is_after else 1 + statement // 2, is_after)
+        for name, function in originals.items():
+            monkeypatch.setattr(steps, name, killer.around(function))
+        monkeypatch.setattr(Register, "decide", killer.around(decide))
+        if wants_abort and deaths == 5:
+            await platform.register.ask_abort(move.move_id, "the test wants it")
+        try:
+            await run_move(await platform.hands(move))
+            break
+        except Killed:
+            deaths += 1
+        for cell in (A, B):
+            await platform.movers[cell].rollback()
+            await all_of(
+                platform.writers[cell].outcome(
+                    platform.tenant_id, transfer(*platform.accounts, amount=chance.randrange(9))
+                )
+            )
+        assert statement < 60
+    record = await platform.register.read(move.move_id)
+    assert record.finished_at is not None
+    assert deaths > 5
+    if wants_abort:
+        assert record.decision is Decision.ABORT
+        await platform.assert_rests_at(A, 2)
+    else:
+        assert record.decision is Decision.COMMIT
+        await platform.assert_rests_at(B, 2)
+
+
+async def test_rows_that_differ_stop_the_move(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One balance is corrupted at the target: it is named, and the source goes on as before."""
+    copy_rows = steps.copy_rows
+
+    async def copy_badly(source: Cell, target: Cell, job: Any, *rest: Any) -> Any:
+        copied = await copy_rows(source, target, job, *rest)
+        execute(
+            platform.databases[B].superuser_dsn,
+            "UPDATE ledger_account_balances SET posted_debits = posted_debits + 1"
+            " WHERE ledger_account_id = %s",
+            platform.accounts[0],
+        )
+        return copied
+
+    monkeypatch.setattr(steps, "copy_rows", copy_badly)
+    record = await platform.run(await platform.plan(A, B, 1, 2))
+    assert record.decision is Decision.ABORT
+    assert platform.accounts[0] in str(record.progress["aborted_because"])
+    assert "ledger_account_balances" in str(record.progress["aborted_because"])
+    assert "pause_ms" not in record.progress
+    await platform.assert_rests_at(A, 2)
+    done = await platform.writers[A].outcome(platform.tenant_id, transfer(*platform.accounts))
+    assert isinstance(done, Applied)
+    monkeypatch.setattr(steps, "copy_rows", copy_rows)
+    record = await platform.run(await platform.plan(A, B, 2, 3))
+    assert record.decision is Decision.COMMIT
+    await platform.assert_rests_at(B, 3)
+
+
+async def test_databases_of_another_shape_are_not_copied_between(platform: Platform) -> None:
+    execute(platform.databases[B].superuser_dsn, "ALTER TABLE ledgers ADD COLUMN extra int")
+    record = await platform.run(await platform.plan(A, B, 1, 2))
+    assert record.decision is Decision.ABORT
+    assert "only at the target: column ledgers" in str(record.progress["aborted_because"])
+    await platform.assert_rests_at(A, 2)
+    execute(platform.databases[B].superuser_dsn, "ALTER TABLE ledgers DROP COLUMN extra")
+
+
+async def test_a_target_that_hangs_costs_a_short_pause_only(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "FENCED_MS_MAX", 300)
+    move = await platform.plan(A, B, 1, 2)
+    async with await psycopg.AsyncConnection.connect(platform.databases[B].superuser_dsn) as holder:
+        fence = steps._fence
+
+        async def fence_and_hang(hands: Hands, *rest: Any) -> Any:
+            await holder.execute("LOCK tenant_heads")
+            return await fence(hands, *rest)
+
+        monkeypatch.setattr(steps, "_fence", fence_and_hang)
+        with pytest.raises(MoveStopped):
+            await run_move(await platform.hands(move))
+        # The source has its tenant back though the target has not answered yet.
+        assert (await platform.head(A)).heading.state is HeadState.OWNED
+        done = await platform.writers[A].outcome(platform.tenant_id, transfer(*platform.accounts))
+        assert isinstance(done, Applied)
+        await holder.rollback()
+    monkeypatch.setattr(steps, "_fence", fence)
+    platform.movers[B] = await connect(platform.databases[B].mover_dsn)
+    try:
+        record = await platform.run(move)
+        assert record.decision is Decision.ABORT
+        assert "300 ms" in str(record.progress["aborted_because"])
+        await platform.assert_rests_at(A, 2)
+    finally:
+        await platform.movers[B].close()
+
+
+async def test_the_source_keeps_its_rows_until_the_target_is_recomputed(
+    platform: Platform,
+) -> None:
+    move = await platform.plan(A, B, 1, 2)
+    platform.wrong = ["balances: off by one"]
+    with pytest.raises(MoveIllegal, match="off by one"):
+        await platform.run(move)
+    assert (await platform.head(B)).heading.state is HeadState.OWNED
+    assert platform.rows_at(A) > 0
+    platform.wrong = []
+    assert (await platform.run(move)).decision is Decision.COMMIT
+    await platform.assert_rests_at(B, 2)
+
+
+async def test_a_mover_whose_lease_is_over_changes_nothing(platform: Platform) -> None:
+    """It sleeps after each act; meanwhile another one does the rest."""
+    move = await platform.plan(A, B, 1, 2)
+    zombie = await platform.hands(move)
+    record = await platform.run(move)
+    before = (await platform.head(A), await platform.head(B))
+    assert record.decision is Decision.COMMIT
+    view = steps.View(decision=None, source=None, target=None)
+    for act in zombie_acts(move):
+        assert await steps._change(zombie, view, act) is None
+    assert (await platform.head(A), await platform.head(B)) == before
+    assert await platform.register.decide(move, Decision.ABORT) is Decision.COMMIT
+
+
+def zombie_acts(move: Move) -> list[Any]:
+    from control_plane.move.plan import _Changes
+
+    changes = _Changes(move)
+    return [changes.pin, changes.prepare(None), changes.fence, changes.tombstone, changes.activate]

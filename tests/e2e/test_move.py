@@ -1,0 +1,120 @@
+"""Method: a tenant of a platform of real processes is moved there and back by the command, while a
+client of the official kind of requests goes on.
+"""
+
+import json
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+RETRIED = (421, 429, 503)
+"""What a router answers where nothing was done."""
+
+
+class Traffic:
+    """Writes one transaction after another, each until it is taken; a failure ends it."""
+
+    def __init__(self, tenant: Any) -> None:
+        self.http = httpx.Client(
+            base_url=tenant.platform.ready["router"],
+            auth=(tenant.organization_id, tenant.api_key),
+            trust_env=False,
+            verify=False,
+            timeout=60,
+        )
+        self.ledger = self.post("/api/ledgers", {"name": "Main"}, "ledger")
+        self.accounts = [
+            self.post(
+                "/api/ledger_accounts",
+                {
+                    "name": f"Account {number}",
+                    "ledger_id": self.ledger,
+                    "normal_balance": "credit",
+                    "currency": "EUR",
+                },
+                f"account-{number}",
+            )
+            for number in range(2)
+        ]
+        self.written: list[str] = []
+        self.error: BaseException | None = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="traffic")
+
+    def post(self, path: str, body: dict[str, Any], key: str) -> str:
+        deadline = time.monotonic() + 120
+        while True:
+            answer = self.http.post(path, json=body, headers={"idempotency-key": key})
+            if answer.status_code not in RETRIED:
+                answer.raise_for_status()
+                return str(answer.json()["id"])
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.02)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_over.is_set():
+                self.written.append(self.transfer(f"transfer-{len(self.written)}"))
+        except BaseException as error:
+            self.error = error
+
+    def transfer(self, key: str) -> str:
+        entries = [
+            {"ledger_account_id": account, "direction": direction, "amount": 1}
+            for account, direction in zip(self.accounts, ("debit", "credit"), strict=True)
+        ]
+        body = {"status": "posted", "ledger_entries": entries}
+        return self.post("/api/ledger_transactions", body, key)
+
+    def __enter__(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join(180)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def tenant(platform: Any) -> Any:
+    return platform.create_tenant("mover")
+
+
+def test_a_tenant_moves_there_and_back_while_it_writes(platform: Any, tenant: Any) -> None:
+    source = tenant.cell
+    target = "cell-b" if source == "cell-a" else "cell-a"
+    with Traffic(tenant) as traffic:
+        for cell in (target, source):
+            done = platform.run("move", "mover", cell, "--json")
+            report = json.loads(done.stdout.splitlines()[-1])
+            assert (report["decision"], report["target"]) == ("commit", cell)
+            assert report["pause_ms"] > 0
+            assert report["rows"] > 0
+            listed = json.loads(platform.run("tenants", "list", "--json").stdout)
+            assert next(t["cell"] for t in listed if t["tenant"] == "mover") == cell
+    assert traffic.error is None, traffic.error
+    assert len(set(traffic.written)) == len(traffic.written) > 0
+    # A key from before both moves has had its one effect.
+    assert traffic.transfer("transfer-0") == traffic.written[0]
+    report = tenant.verify()
+    assert report["ok"], report
+    assert report["transactions"] == len(traffic.written)
+    shown = platform.run("moves", "list", "--json").stdout
+    assert [move["phase"] for move in json.loads(shown)[:2]] == ["commit", "commit"]
+
+
+def test_what_cannot_be_moved_is_refused(platform: Any) -> None:
+    platform.create_tenant("stays")
+    listed = json.loads(platform.run("tenants", "list", "--json").stdout)
+    cell = next(t["cell"] for t in listed if t["tenant"] == "stays")
+    for arguments, reason in (
+        (("move", "stays", cell), "already"),
+        (("move", "stays", "cell-z"), "no cell"),
+        (("move", "nobody", "cell-a"), "no tenant"),
+        (("moves", "abort", "00000000-0000-0000-0000-000000000000"), "no move"),
+    ):
+        assert reason in platform.run(*arguments, expected=1).stderr
