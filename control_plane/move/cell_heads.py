@@ -50,6 +50,8 @@ SELECT state::text, epoch, move_id, last_seq, last_hash, mover_term, moved_to
 FROM change_head(%s, %s, %s::head_state, %s, %s, %s, %s, %s::head_state, %s, %s, %s, %s)
 """
 
+LIMIT_WAIT: LiteralString = "SELECT set_config('lock_timeout', %s, true)"
+
 
 async def change_head(
     cell: Cell, tenant_id: UUID, change: Change, term: int, *, lock_ms_max: int | None = None
@@ -61,11 +63,14 @@ async def change_head(
     expected = change.expected or (None, None, None)
     position = change.position or (None, None)
     values = (tenant_id, term, *expected, *position, *change.wanted)
-    async with cell.transaction():
-        if lock_ms_max is not None:
-            await cell.execute(f"SET LOCAL lock_timeout = {int(lock_ms_max)}")
+    if lock_ms_max is None:
         cursor = await cell.execute(CHANGE, (*values, change.is_emptied, change.moved_to))
         row = await cursor.fetchone()
+    else:
+        async with cell.transaction():
+            await cell.execute(LIMIT_WAIT, (f"{lock_ms_max}ms",))
+            cursor = await cell.execute(CHANGE, (*values, change.is_emptied, change.moved_to))
+            row = await cursor.fetchone()
     return None if row is None else _head(row)
 
 

@@ -219,7 +219,7 @@ async def _copy_chunk(
                     count += len(block)
                     await written.write(block)
             after = replace(
-                after, rows=progress.rows + writing.rowcount, bytes=progress.bytes + count
+                after, rows=progress.rows + reading.rowcount, bytes=progress.bytes + count
             )
         await target.execute(
             STORE_PROGRESS,

@@ -218,7 +218,8 @@ async def _fill(hands: Hands, view: View) -> View | None:
     try:
         progress = await read_progress(hands.target, hands.job(view.target))
         if progress is None or progress.table != DONE:
-            return await _copy(hands, view.target)
+            await _copy(hands, view.target)
+            return None
         followed = await _follow(hands, view)
         if followed is None or followed.target != view.target:
             return followed
@@ -228,7 +229,8 @@ async def _fill(hands: Hands, view: View) -> View | None:
         hands.gate_is_open = await hands.register.renew_lease(hands.move.move_id, hands.term)
         return view if hands.gate_is_open else None
     except Diverged as exc:
-        return await _begin_again(hands, view.target, str(exc))
+        await _begin_again(hands, view.target, str(exc))
+        return None
 
 
 async def _copy(hands: Hands, target: Head) -> None:

@@ -6,6 +6,7 @@ compared: it is canonical within one major version of Postgres, which is part of
 cells work out for themselves (the index of events) is not compared.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
@@ -84,7 +85,9 @@ async def digests(cell: Cell, tenant_id: UUID) -> Digests:
 async def name_differences(source: Cell, target: Cell, tenant_id: UUID) -> list[str]:
     """The rows that differ between the two snapshots the caller has open, at most NAMED_ROWS_MAX
     of each table; empty where all agree."""
-    at_source, at_target = await digests(source, tenant_id), await digests(target, tenant_id)
+    at_source, at_target = await asyncio.gather(
+        digests(source, tenant_id), digests(target, tenant_id)
+    )
     differences = []
     for table in COMPARED_TABLES:
         if at_source[table] != at_target[table]:

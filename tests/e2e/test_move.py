@@ -3,6 +3,7 @@ client of the official kind of requests goes on.
 """
 
 import json
+import subprocess
 import threading
 import time
 from typing import Any
@@ -89,8 +90,7 @@ def test_a_tenant_moves_there_and_back_while_it_writes(platform: Any, tenant: An
     target = "cell-b" if source == "cell-a" else "cell-a"
     with Traffic(tenant) as traffic:
         for cell in (target, source):
-            done = platform.run("move", "mover", cell, "--json")
-            report = json.loads(done.stdout.splitlines()[-1])
+            report = move(platform, "mover", cell)
             assert (report["decision"], report["target"]) == ("commit", cell)
             assert report["pause_ms"] > 0
             assert report["rows"] > 0
@@ -105,6 +105,24 @@ def test_a_tenant_moves_there_and_back_while_it_writes(platform: Any, tenant: An
     assert report["transactions"] == len(traffic.written)
     shown = platform.run("moves", "list", "--json").stdout
     assert [move["phase"] for move in json.loads(shown)[:2]] == ["commit", "commit"]
+
+
+def move(platform: Any, tenant: str, cell: str) -> dict[str, Any]:
+    """The last report. On a machine that stands still a pause can be too long: then, once more."""
+    for _ in range(10):
+        done = subprocess.run(
+            platform.command("move", tenant, cell, "--json"),
+            env=platform.environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        assert (done.returncode == 0) == (report["decision"] == "commit"), done.stderr
+        if report["decision"] == "commit":
+            return report
+        assert "ms of the fence" in report["reason"], report
+    raise AssertionError(f"no pause was short enough: {report}")
 
 
 def test_what_cannot_be_moved_is_refused(platform: Any) -> None:
