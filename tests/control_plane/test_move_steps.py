@@ -30,13 +30,17 @@ from cell.errors import NotApplied
 from cell.ledger.model import TenantId
 from cell.tables import TENANT_TABLES
 from control_plane.catalog import Catalog
+from control_plane.errors import MoveDecided, MoveInProgress, PlacementRefused
 from control_plane.move import register, steps
 from control_plane.move.cell_heads import Cell, connect, read_head
 from control_plane.move.heads import Heading, HeadState
+from control_plane.move.movers import Movers
 from control_plane.move.plan import Decision, Move
 from control_plane.move.register import MoveRecord, Register
 from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
 from control_plane.routing import CellName, Epoch
+from control_plane.routing_feed import RoutingFeed
+from control_plane.verify.service import Verifications
 
 A, B = CellName("cell-a"), CellName("cell-b")
 
@@ -385,3 +389,75 @@ def zombie_acts(move: Move) -> list[Any]:
 
     changes = _Changes(move)
     return [changes.pin, changes.prepare(None), changes.fence, changes.tombstone, changes.activate]
+
+
+# Movers, as a control plane runs them -------------------------------------------------------------
+
+
+def movers_of(platform: Platform, catalog: Catalog) -> Movers:
+    auditors = {cell: database.auditor_dsn for cell, database in platform.databases.items()}
+    dsns = {cell: database.mover_dsn for cell, database in platform.databases.items()}
+    return Movers(catalog, RoutingFeed(catalog), Verifications(catalog, auditors), dsns)
+
+
+async def finished(movers: Movers, move_id: UUID) -> MoveRecord:
+    async with asyncio.timeout(300):
+        while (record := await movers.register.read(move_id)).finished_at is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)  # as whoever waits for a move from outside
+    return record
+
+
+async def test_a_mover_that_ends_is_followed_by_another(
+    platform: Platform, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two control planes; the one that works is stopped in the middle of the copy."""
+    copy_rows = steps.copy_rows
+    copying = asyncio.Event()
+
+    async def copy_for_ever(*_: Any) -> None:
+        copying.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(steps, "copy_rows", copy_for_ever)
+    first, second = movers_of(platform, catalog), movers_of(platform, catalog)
+    running = [asyncio.create_task(each.run()) for each in (first, second)]
+    planned = await first.plan("acme", "cell-b", actor="test")
+    with pytest.raises(MoveInProgress):
+        await second.plan("acme", "cell-b", actor="test")
+    async with asyncio.timeout(120):
+        await copying.wait()
+    holders = [each for each in (first, second) if each._running]
+    monkeypatch.setattr(steps, "copy_rows", copy_rows)
+    running[0 if first in holders else 1].cancel()
+    record = await finished(second, planned.move.move_id)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    assert record.decision is Decision.COMMIT
+    # The ledger was recomputed from its journal by the real verification.
+    await platform.assert_rests_at(B, 2)
+    with pytest.raises(MoveDecided):
+        await second.abort(planned.move.move_id)
+
+
+async def test_an_operator_aborts(
+    platform: Platform, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While rows would be followed for ever: the gate never opens."""
+    monkeypatch.setattr(steps, "_is_verified", lambda hands: False)
+    movers = movers_of(platform, catalog)
+    running = asyncio.create_task(movers.run())
+    planned = await movers.plan("acme", "cell-b", actor="test")
+    await movers.abort(planned.move.move_id)
+    record = await finished(movers, planned.move.move_id)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert record.decision is Decision.ABORT
+    await platform.assert_rests_at(A, 2)
+
+
+async def test_moves_that_make_no_sense(platform: Platform, catalog: Catalog) -> None:
+    movers = movers_of(platform, catalog)
+    for cell in ("cell-a", "cell-z"):
+        with pytest.raises(PlacementRefused):
+            await movers.plan("acme", cell, actor="test")
