@@ -13,14 +13,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 from psycopg.errors import LockNotAvailable
 
 from control_plane.move.cell_heads import Cell, change_head, read_head
-from control_plane.move.heads import Change, Head, HeadState, Side
+from control_plane.move.heads import Change, Head, Heading, HeadState, Side
 from control_plane.move.plan import (
     Decide,
     Decision,
@@ -44,6 +44,10 @@ FENCE_PAUSE_S = 0.5
 """After a fence that did not come through."""
 VERIFIED_S_MAX = 30.0
 """A fence follows within that time of a full comparison, or there is another one first."""
+CLOSE_MS = 100
+CLOSE_SEQUENCES = 500
+"""A step of following that took no longer, and brought no more: the gate may open. Under load there
+is never nothing left to follow."""
 NOTE_S = 0.5
 """How often the progress is written down while rows are copied."""
 SURPRISES_MAX = 10
@@ -90,14 +94,12 @@ class Hands:
     is_target_lost: bool = False
     """It did not answer within the pause; another attempt connects anew."""
     copies: int = 0
-    report: dict[str, Any] = field(default_factory=dict)
     noted_at_s: float = 0.0
 
     def job(self, head: Head) -> Importing:
         return Importing(tenant_id=self.move.tenant_id, heading=head.heading, term=self.term)
 
     async def note(self, phase: str, **progress: object) -> None:
-        self.report |= progress
         self.noted_at_s = time.monotonic()
         await self.register.note(self.move.move_id, self.term, phase, progress)
 
@@ -149,20 +151,28 @@ async def run_move(hands: Hands) -> None:
 
 
 async def look(hands: Hands) -> View:
-    """Heads and decision as they were at one moment: the heads are the same before and after."""
-    while True:
+    """Heads and decision as they were at one moment: the headings are the same before and after.
+
+    Positions go on while the source owns the tenant; nothing is decided by them before the fence.
+    """
+    for _ in range(SURPRISES_MAX):
         before = await _heads(hands)
         record = await hands.register.read(hands.move.move_id)
-        if await _heads(hands) == before:
-            break
-    if record.wants_abort is not None:
-        hands.abort_reason = record.wants_abort
-    return View(decision=record.decision, source=before[0], target=before[1])
+        source, target = await _heads(hands)
+        if _headings(source, target) == _headings(*before):
+            if record.wants_abort is not None:
+                hands.abort_reason = record.wants_abort
+            return View(decision=record.decision, source=source, target=target)
+    raise MoveStopped("the heads go on changing under this mover")
 
 
 async def _heads(hands: Hands) -> tuple[Head | None, Head | None]:
     tenant_id = hands.move.tenant_id
     return await read_head(hands.source, tenant_id), await read_head(hands.target, tenant_id)
+
+
+def _headings(*heads: Head | None) -> list[Heading | None]:
+    return [None if head is None else head.heading for head in heads]
 
 
 def _must_abort(hands: Hands, view: View) -> bool:
@@ -220,17 +230,26 @@ async def _fill(hands: Hands, view: View) -> View | None:
         if progress is None or progress.table != DONE:
             await _copy(hands, view.target)
             return None
+        began_s = time.monotonic()
         followed = await _follow(hands, view)
-        if followed is None or followed.target != view.target:
+        if followed is None or time.monotonic() - began_s > CLOSE_MS / 1000:
+            return followed
+        if not _is_close(view, followed):
             return followed
         if not _is_verified(hands):
-            return await _compare(hands, view)
-        # Nothing was left to follow a moment ago, and the catalog answers: a fence is short now.
+            return await _compare(hands, followed)
+        # What came during a step that was as short as that is all that is left to follow, and the
+        # catalog answers: the pause would be a short one.
         hands.gate_is_open = await hands.register.renew_lease(hands.move.move_id, hands.term)
-        return view if hands.gate_is_open else None
+        return followed if hands.gate_is_open else None
     except Diverged as exc:
         await _begin_again(hands, view.target, str(exc))
         return None
+
+
+def _is_close(before: View, after: View) -> bool:
+    assert before.target is not None and after.target is not None
+    return after.target.position.seq - before.target.position.seq <= CLOSE_SEQUENCES
 
 
 async def _copy(hands: Hands, target: Head) -> None:
@@ -312,7 +331,7 @@ async def _compare(hands: Hands, view: View) -> View | None:
     if differences:
         hands.abort_reason = f"rows differ: {'; '.join(differences[:5])}"
     hands.verified_at_s = time.monotonic()
-    await hands.note("follow", compared_at=at.target.position.seq, differences=differences)
+    await hands.note("follow", compared_at=at.target.position.seq, differences=differences[:20])
     return at
 
 

@@ -50,6 +50,7 @@ def patient_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may stand still for longer than a tenant may be fenced."""
     monkeypatch.setattr(steps, "FENCED_MS_MAX", 60_000)
     monkeypatch.setattr(steps, "FENCE_LOCK_MS_MAX", 20_000)
+    monkeypatch.setattr(steps, "CLOSE_MS", 5_000)
     monkeypatch.setattr(register, "LEASE_S", 600.0)
 
 
