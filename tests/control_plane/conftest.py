@@ -36,6 +36,7 @@ from control_plane.app import ControlPlane
 from control_plane.catalog import Catalog
 from control_plane.cells import CellClient, open_client
 from control_plane.migrations import migrate
+from control_plane.move import cell_heads
 from control_plane.routing import CellName
 from control_plane.server import open_control_plane
 from control_plane.settings import Address, CellEndpoint, CellsFile, Settings
@@ -65,6 +66,8 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "STATEMENT_MS_MAX", 60_000)
     monkeypatch.setattr(catalog_module, "LOCK_MS_MAX", 30_000)
     monkeypatch.setattr(catalog_module, "CONNECTION_WAIT_S_MAX", 60.0)
+    for module in (catalog_module, cell_heads):
+        monkeypatch.setattr(module, "CONNECT_S_MAX", 60)
 
 
 @pytest.fixture(scope="session")
