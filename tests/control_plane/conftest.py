@@ -30,6 +30,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cell import schema
+from cell.tables import TENANT_TABLES
 from control_plane import catalog as catalog_module
 from control_plane import cells, fleet
 from control_plane.app import ControlPlane
@@ -452,3 +453,27 @@ async def plane(settings: Settings, cells_file: CellsFile) -> AsyncIterator[Cont
             await reconciler.observe()
         plane.unready = None
         yield plane
+
+
+@pytest.fixture(scope="module")
+def lasting_pair(make_cell_database: Any) -> Iterator[tuple[Any, Any]]:
+    """Two databases of cells for the tests of a module; see `cell_pair`."""
+    with make_cell_database() as source, make_cell_database() as target:
+        yield source, target
+
+
+FILLED = " UNION ALL ".join(
+    f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})"
+    for name in ("tenant_heads", "import_progress", *TENANT_TABLES)
+)
+
+
+@pytest.fixture
+def cell_pair(lasting_pair: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """Two databases of cells with nothing in them."""
+    yield lasting_pair
+    for database in lasting_pair:
+        with psycopg.connect(database.superuser_dsn, autocommit=True) as connection:
+            tables = [name for (name,) in connection.execute(FILLED)]
+            if tables:
+                connection.execute(f"TRUNCATE {', '.join(tables)}")

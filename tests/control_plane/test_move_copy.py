@@ -112,11 +112,10 @@ class Pair:
 
 
 @pytest.fixture
-def databases(make_cell_database: Any) -> Iterator[tuple[Any, Any]]:
-    with make_cell_database() as source, make_cell_database() as target:
-        yield source, target
-        for database in (source, target):
-            assert_ledger_holds(database.superuser_dsn)
+def databases(cell_pair: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    yield cell_pair
+    for database in cell_pair:
+        assert_ledger_holds(database.superuser_dsn)
 
 
 @pytest.fixture

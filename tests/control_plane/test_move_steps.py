@@ -151,40 +151,39 @@ class Platform:
 
 
 @pytest.fixture
-async def platform(catalog: Catalog, make_cell_database: Any) -> AsyncIterator[Platform]:
-    with make_cell_database() as one, make_cell_database() as two:
-        tenant_id, neighbour = own_tenant(one.writer_dsn), own_tenant(one.writer_dsn)
-        async with (
-            write(one.writer_dsn) as at_one,
-            write(two.writer_dsn) as at_two,
-            await connect(one.mover_dsn) as mover_one,
-            await connect(two.mover_dsn) as mover_two,
-        ):
-            for each in (tenant_id, neighbour):
-                await fill_tenant(at_one, each, one.superuser_dsn)
-            accounts = await at_one.accounts(tenant_id, 2)
-            async with catalog.transaction() as tx:
-                await tx.execute(
-                    "INSERT INTO tenants (organization_id, slug, state, first_cell, attempt)"
-                    " VALUES (%s, 'acme', 'active', 'cell-a', %s)",
-                    (tenant_id, uuid4()),
-                )
-                await tx.execute(
-                    "INSERT INTO placements (organization_id, cell, epoch)"
-                    " VALUES (%s, 'cell-a', 1)",
-                    (tenant_id,),
-                )
-            yield Platform(
-                register=Register(catalog),
-                databases={A: one, B: two},
-                writers={A: at_one, B: at_two},
-                movers={A: mover_one, B: mover_two},
-                tenant_id=tenant_id,
-                accounts=accounts,
-                wrong=[],
+async def platform(catalog: Catalog, cell_pair: tuple[Any, Any]) -> AsyncIterator[Platform]:
+    one, two = cell_pair
+    tenant_id, neighbour = own_tenant(one.writer_dsn), own_tenant(one.writer_dsn)
+    async with (
+        write(one.writer_dsn) as at_one,
+        write(two.writer_dsn) as at_two,
+        await connect(one.mover_dsn) as mover_one,
+        await connect(two.mover_dsn) as mover_two,
+    ):
+        for each in (tenant_id, neighbour):
+            await fill_tenant(at_one, each, one.superuser_dsn)
+        accounts = await at_one.accounts(tenant_id, 2)
+        async with catalog.transaction() as tx:
+            await tx.execute(
+                "INSERT INTO tenants (organization_id, slug, state, first_cell, attempt)"
+                " VALUES (%s, 'acme', 'active', 'cell-a', %s)",
+                (tenant_id, uuid4()),
             )
-        for database in (one, two):
-            assert_ledger_holds(database.superuser_dsn)
+            await tx.execute(
+                "INSERT INTO placements (organization_id, cell, epoch) VALUES (%s, 'cell-a', 1)",
+                (tenant_id,),
+            )
+        yield Platform(
+            register=Register(catalog),
+            databases={A: one, B: two},
+            writers={A: at_one, B: at_two},
+            movers={A: mover_one, B: mover_two},
+            tenant_id=tenant_id,
+            accounts=accounts,
+            wrong=[],
+        )
+    for database in (one, two):
+        assert_ledger_holds(database.superuser_dsn)
 
 
 async def test_there_and_back_under_load(platform: Platform) -> None:
