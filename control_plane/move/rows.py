@@ -285,7 +285,7 @@ def _condition(
     for sign, values in ((sql.SQL(">"), after_key), (sql.SQL("<="), last_key)):
         if values is not None:
             literals = [
-                sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))  # type: ignore[arg-type]
+                sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))
                 for value, (_, kind) in zip(values, shape.key, strict=True)
             ]
             compared = sql.SQL("({}) {} ({})").format(
