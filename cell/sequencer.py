@@ -423,7 +423,7 @@ class Sequencer:
         if missing:
             found = await self._store.heads(missing)
             heads |= found
-            self._heads |= found
+            self._heads |= {id: head for id, head in found.items() if head.state == "owned"}
         return heads
 
     async def _find_keys(
@@ -540,7 +540,8 @@ class Sequencer:
 
     def _settle(self, batch: Batch) -> None:
         """The batch is durable: remember it and answer everyone."""
-        # Not of tenants whose heads have changed since: they may be written elsewhere by now.
+        # Of owned tenants whose heads have not changed since: others are written elsewhere by now,
+        # and what was read of them to no purpose would be taken for theirs when they come back.
         remembered = {id: head for id, head in batch.heads.items() if id in self._heads}
         self._cache.absorb(batch.working_set, remembered)
         self._heads |= remembered

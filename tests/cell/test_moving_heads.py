@@ -103,10 +103,11 @@ async def test_a_fence_that_races_batches_in_flight(cell_database: Any, seed: in
     assert all(isinstance(each, Applied) for each in answers[neighbour])
 
 
+@pytest.mark.parametrize("is_asked", [False, True], ids=["left alone", "asked meanwhile"])
 async def test_memory_of_a_tenant_ends_with_its_head(
-    cell_database: Any, writer: Writing, tenant_id: TenantId
+    cell_database: Any, writer: Writing, tenant_id: TenantId, is_asked: bool
 ) -> None:
-    """And does not come back with what a batch before the change had left."""
+    """And nothing comes back of what was read for commands that were refused meanwhile."""
     mover = cell_database.mover_dsn
     neighbour = own_tenant(cell_database.writer_dsn)
     async with watched(cell_database, writer) as told:
@@ -123,6 +124,9 @@ async def test_memory_of_a_tenant_ends_with_its_head(
             await until(lambda: told[-1] == tenant_id, "told")
             told.append(None)
             assert not is_cached(tenant_id)
+            if is_asked and after != PINNED:
+                (refused,) = await all_of(writer.outcome(tenant_id, transfer(*accounts[tenant_id])))
+                assert refused.verdict == after[0]
         assert is_cached(neighbour)
         # Elsewhere its balance changes; then it comes back, and nothing was refused meanwhile.
         execute(
