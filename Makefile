@@ -22,7 +22,9 @@ lint: install
 faults: install             ## what kills, cuts and terminates, alone and in full
 	$(BIN)/pytest -m "" tests/cell/test_sequencer_crashes.py tests/cell/test_sequencer_losses.py \
 		tests/cell/test_sequencer_poison.py tests/cell/test_cell_beside_naive.py \
-		tests/infra/test_supervisor.py tests/router/test_faults.py tests/e2e/test_berka.py
+		tests/infra/test_supervisor.py tests/router/test_faults.py \
+		tests/control_plane/test_move_steps.py tests/control_plane/test_move_copy.py \
+		tests/e2e/test_move.py tests/e2e/test_berka.py
 
 bench: install              ## every benchmark; writes benchmarks/out/*.json and prints the table
 	$(BIN)/python -m benchmarks

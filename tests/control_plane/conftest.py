@@ -378,7 +378,7 @@ class RunningControlPlane:
             return 0, str(exc)
         return response.status_code, response.json().get("reason", "")
 
-    def wait_until(self, condition: Callable[[], bool], seconds_max: float = 20.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds_max: float = 120.0) -> None:
         deadline = time.monotonic() + seconds_max
         while not condition():
             assert self.process is not None
@@ -390,7 +390,7 @@ class RunningControlPlane:
         self.start()
         self.wait_until(lambda: self.health()[0] == 200)
 
-    def end(self, number: int = signal.SIGTERM, seconds_max: float = 15.0) -> tuple[int, str]:
+    def end(self, number: int = signal.SIGTERM, seconds_max: float = 60.0) -> tuple[int, str]:
         """Exit code and everything it wrote."""
         assert self.process is not None
         if self.process.poll() is None:

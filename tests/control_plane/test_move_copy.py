@@ -32,6 +32,8 @@ from control_plane.move.rows import Importing, Progress, copy_rows, delete_rows
 from control_plane.move.tail import Diverged, follow
 from control_plane.routing import Epoch
 
+pytestmark = pytest.mark.faults
+
 MOVE = UUID(int=1)
 IMPORTING = Heading(HeadState.IMPORTING, Epoch(2), MOVE)
 

@@ -42,6 +42,8 @@ from control_plane.routing import CellName, Epoch
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications
 
+pytestmark = pytest.mark.faults
+
 A, B = CellName("cell-a"), CellName("cell-b")
 
 

@@ -22,7 +22,7 @@ def free_address() -> str:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def wait_until(condition: Callable[[], bool], seconds_max: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds_max: float = 120.0) -> None:
     deadline = time.monotonic() + seconds_max
     while not condition():
         assert time.monotonic() < deadline, "not within the deadline"

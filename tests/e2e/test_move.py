@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.faults
+
 RETRIED = (421, 429, 503)
 """What a router answers where nothing was done."""
 
