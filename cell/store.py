@@ -130,9 +130,7 @@ _INSERT_KEYS: Final = """
 INSERT INTO idempotency_keys (tenant_id, digest, created_at_us, seq)
 SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::bigint[], %s::bigint[])
 """
-_ADD_SHIFTS: Final = """
-INSERT INTO ledger_account_day_shifts AS s
-SELECT * FROM unnest(%s::ledger_account_day_shifts[])
+TO_SHIFTS_THERE: Final = """
 ON CONFLICT (tenant_id, ledger_account_id, day) DO UPDATE SET
     pending_debits = s.pending_debits + excluded.pending_debits,
     pending_credits = s.pending_credits + excluded.pending_credits,
@@ -140,6 +138,12 @@ ON CONFLICT (tenant_id, ledger_account_id, day) DO UPDATE SET
     posted_credits = s.posted_credits + excluded.posted_credits,
     seq = excluded.seq
 """
+"""Added to what `ledger_account_day_shifts AS s` has of the day."""
+
+_ADD_SHIFTS: Final = f"""
+INSERT INTO ledger_account_day_shifts AS s
+SELECT * FROM unnest(%s::ledger_account_day_shifts[])
+{TO_SHIFTS_THERE}"""
 _INSERT_BARE_VERSIONS: Final = """
 INSERT INTO ledger_account_bare_versions
 SELECT * FROM unnest(%s::ledger_account_bare_versions[])

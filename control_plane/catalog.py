@@ -281,7 +281,7 @@ class Catalog:
             await tx.execute(self.PLACE_TENANT, (tenant.organization_id, tenant.first_cell, epoch))
             await tx.execute(self.CONFIRM_KEY, (tenant.organization_id, key_id))
             await tx.execute(self.RAISE_VERSION)
-            await _audit(tx, actor, "tenant.create", tenant.slug, {"cell": tenant.first_cell})
+            await audit(tx, actor, "tenant.create", tenant.slug, {"cell": tenant.first_cell})
         return True
 
     async def tenant(self, slug: str) -> Tenant:
@@ -317,9 +317,10 @@ class Catalog:
     """
 
     async def change_placement(
-        self, organization_id: UUID, *, expected: Placement, wanted: Placement, actor: str
+        self, tx: Connection, organization_id: UUID, *, expected: Placement, wanted: Placement
     ) -> None:
-        """Compare-and-set of a placement; raises PlacementChanged if it is not `expected`."""
+        """Compare-and-set of a placement, in the caller's database transaction; raises
+        PlacementChanged if it is not `expected`."""
         assert wanted.epoch > expected.epoch, "an epoch only grows"
         values = {
             "tenant": organization_id,
@@ -328,14 +329,11 @@ class Catalog:
             "to_cell": wanted.cell,
             "to_epoch": wanted.epoch,
         }
-        async with self.transaction() as tx:
-            if (await tx.execute(self.CHANGE_PLACEMENT, values)).rowcount == 0:
-                raise PlacementChanged(
-                    f"tenant {organization_id} is not on {expected.cell} at epoch {expected.epoch}"
-                )
-            await tx.execute(self.RAISE_VERSION)
-            detail = {"cell": wanted.cell, "epoch": wanted.epoch}
-            await _audit(tx, actor, "placement.change", str(organization_id), detail)
+        if (await tx.execute(self.CHANGE_PLACEMENT, values)).rowcount == 0:
+            raise PlacementChanged(
+                f"tenant {organization_id} is not on {expected.cell} at epoch {expected.epoch}"
+            )
+        await tx.execute(self.RAISE_VERSION)
 
     # Keys ---------------------------------------------------------------------------------------
 
@@ -355,7 +353,7 @@ class Catalog:
     async def confirm_key(self, tenant: Tenant, key_id: UUID, *, actor: str) -> None:
         async with self.transaction() as tx:
             await tx.execute(self.CONFIRM_KEY, (tenant.organization_id, key_id))
-            await _audit(tx, actor, "key.create", tenant.slug, {"key_id": str(key_id)})
+            await audit(tx, actor, "key.create", tenant.slug, {"key_id": str(key_id)})
 
     REVOKE_KEY: LiteralString = """
     UPDATE api_keys SET revoked_at = now()
@@ -367,7 +365,7 @@ class Catalog:
         async with self.transaction() as tx:
             revoked = await tx.execute(self.REVOKE_KEY, (tenant.organization_id, key_id))
             if revoked.rowcount:
-                await _audit(tx, actor, "key.revoke", tenant.slug, {"key_id": str(key_id)})
+                await audit(tx, actor, "key.revoke", tenant.slug, {"key_id": str(key_id)})
 
     KEYS: LiteralString = """
     SELECT organization_id, key_id, created_at, confirmed_at, revoked_at
@@ -385,7 +383,7 @@ INSERT INTO audit (actor, action, subject, detail) VALUES (%s, %s, %s, %s)
 """
 
 
-async def _audit(
+async def audit(
     tx: Connection, actor: str, action: str, subject: str, detail: Mapping[str, object]
 ) -> None:
     await tx.execute(AUDIT, (actor, action, subject, Jsonb(dict(detail))))

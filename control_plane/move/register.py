@@ -13,10 +13,10 @@ from uuid import UUID
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
-from control_plane.catalog import AUDIT, Catalog
+from control_plane.catalog import Catalog, audit
 from control_plane.errors import MoveInProgress, NotFound, PlacementChanged
 from control_plane.move.plan import Decision, Move
-from control_plane.routing import CellName, Epoch
+from control_plane.routing import CellName, Epoch, Placement
 
 LEASE_S = 3.0
 """Who does not renew it for so long is taken for dead, and another mover may go on."""
@@ -88,7 +88,7 @@ class Register:
                 if (await tx.execute(self.PLAN, values)).rowcount == 0:
                     raise PlacementChanged(f"tenant {move.tenant_id} was placed anew meanwhile")
                 detail = {"move": str(move.move_id), "from": move.source, "to": move.target}
-                await tx.execute(AUDIT, (actor, "move.plan", str(move.tenant_id), Jsonb(detail)))
+                await audit(tx, actor, "move.plan", str(move.tenant_id), detail)
         except UniqueViolation as exc:
             raise MoveInProgress("the tenant is being moved already", parameter="tenant") from exc
 
@@ -157,10 +157,6 @@ class Register:
     DECIDE: LiteralString = """
     UPDATE moves SET decision = %s, decided_at = now() WHERE move_id = %s AND decision IS NULL
     """
-    PLACE: LiteralString = """
-    UPDATE placements SET cell = %(cell)s, epoch = %(epoch_new)s, changed_at = now()
-    WHERE organization_id = %(tenant)s AND cell = %(source)s AND epoch = %(epoch_old)s
-    """
 
     async def decide(self, move: Move, decision: Decision) -> Decision:
         """Write the decision and the placement, unless there is a decision; the one there is.
@@ -169,24 +165,16 @@ class Register:
         written, where the placement is not the one the move began with.
         """
         winner = move.target if decision is Decision.COMMIT else move.source
-        values = {
-            "cell": winner,
-            "tenant": move.tenant_id,
-            "source": move.source,
-            "epoch_old": move.epoch_old,
-            "epoch_new": move.epoch_new,
-        }
         async with self._catalog.transaction() as tx:
             if (await tx.execute(self.DECIDE, (decision, move.move_id))).rowcount == 1:
-                if (await tx.execute(self.PLACE, values)).rowcount == 0:
-                    raise PlacementChanged(
-                        f"tenant {move.tenant_id} is not on {move.source} at {move.epoch_old}"
-                    )
-                await tx.execute(self._catalog.RAISE_VERSION)
-                detail = {"move": str(move.move_id), "decision": decision, "cell": winner}
-                await tx.execute(
-                    AUDIT, ("mover", "move.decide", str(move.tenant_id), Jsonb(detail))
+                await self._catalog.change_placement(
+                    tx,
+                    move.tenant_id,
+                    expected=Placement(move.source, move.epoch_old),
+                    wanted=Placement(winner, move.epoch_new),
                 )
+                detail = {"move": str(move.move_id), "decision": decision, "cell": winner}
+                await audit(tx, "mover", "move.decide", str(move.tenant_id), detail)
                 return decision
         found = (await self.read(move.move_id)).decision
         assert found is not None, "a decision is never taken back"

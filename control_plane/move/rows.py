@@ -8,6 +8,7 @@ later snapshot: what has changed in between comes a second time with the journal
 from the position of the first one, and every row says of which sequence it is.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import LiteralString, NamedTuple
@@ -69,10 +70,8 @@ async def guard(
     )
 
 
-START = Position(
-    0, bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-)
-"""Of a journal without segments: sha256 of nothing."""
+START = Position(0, hashlib.sha256(b"").digest())
+"""Of a journal without segments."""
 
 
 # Copying ----------------------------------------------------------------------------------------

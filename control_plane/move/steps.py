@@ -32,7 +32,15 @@ from control_plane.move.plan import (
     next_act,
 )
 from control_plane.move.register import Register
-from control_plane.move.rows import DONE, Importing, Progress, copy_rows, delete_rows, read_progress
+from control_plane.move.rows import (
+    DONE,
+    SNAPSHOT,
+    Importing,
+    Progress,
+    copy_rows,
+    delete_rows,
+    read_progress,
+)
 from control_plane.move.tail import Diverged, follow, is_lost_import
 from control_plane.move.verify import name_differences, shape_differences
 
@@ -304,9 +312,6 @@ async def _follow(hands: Hands, view: View) -> View | None:
 def _is_verified(hands: Hands) -> bool:
     at_s = hands.verified_at_s
     return at_s is not None and time.monotonic() - at_s < VERIFIED_S_MAX
-
-
-SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 async def _compare(hands: Hands, view: View) -> View | None:

@@ -19,6 +19,7 @@ from cell.journal import FORMAT, Record, chained_hash, decode_body
 from cell.ledger.history import History
 from cell.ledger.model import Effects, Row
 from cell.rows import as_array
+from cell.store import TO_SHIFTS_THERE
 from cell.tables import ROW_TABLES, Table
 from control_plane.move.cell_heads import Cell
 from control_plane.move.heads import Position
@@ -176,7 +177,7 @@ async def _write_images(records: Sequence[Record], target: Cell) -> None:
             await target.execute(statement.encode(), (images,))
 
 
-ADD_SHIFTS: LiteralString = """
+ADD_SHIFTS: LiteralString = f"""
 INSERT INTO ledger_account_day_shifts AS s
 SELECT d.tenant_id, d.ledger_account_id, d.day, sum(d.pending_debits), sum(d.pending_credits),
     sum(d.posted_debits), sum(d.posted_credits), max(d.seq)
@@ -184,13 +185,7 @@ FROM unnest(%s::ledger_account_day_shifts[]) AS d
 LEFT JOIN ledger_account_day_shifts k USING (tenant_id, ledger_account_id, day)
 WHERE k.seq IS NULL OR k.seq < d.seq
 GROUP BY 1, 2, 3
-ON CONFLICT (tenant_id, ledger_account_id, day) DO UPDATE SET
-    pending_debits = s.pending_debits + excluded.pending_debits,
-    pending_credits = s.pending_credits + excluded.pending_credits,
-    posted_debits = s.posted_debits + excluded.posted_debits,
-    posted_credits = s.posted_credits + excluded.posted_credits,
-    seq = excluded.seq
-"""
+{TO_SHIFTS_THERE}"""
 INSERT_BARE_VERSIONS: LiteralString = """
 INSERT INTO ledger_account_bare_versions
 SELECT * FROM unnest(%s::ledger_account_bare_versions[]) ON CONFLICT DO NOTHING

@@ -115,11 +115,15 @@ async def test_a_placement_changes_only_from_what_was_expected(catalog: Catalog)
     tenant = await create(catalog, "acme")
     here, there = Placement(CELL_A, FIRST), Placement(CELL_B, Epoch(2))
     version = await catalog.routing_version()
-    change = catalog.change_placement
-    await change(tenant.organization_id, expected=here, wanted=there, actor="test")
+
+    async def change() -> None:
+        async with catalog.transaction() as tx:
+            await catalog.change_placement(tx, tenant.organization_id, expected=here, wanted=there)
+
+    await change()
     assert await catalog.routing_version() == version + 1
     with pytest.raises(PlacementChanged, match="not on cell-a at epoch 1"):
-        await change(tenant.organization_id, expected=here, wanted=there, actor="test")
+        await change()
     assert await catalog.routing_version() == version + 1
     assert (await catalog.routing_table()).tenants[str(tenant.organization_id)] == there
 
