@@ -112,10 +112,14 @@ class Cell:
     @property
     def unready(self) -> str | None:
         """Why the cell cannot serve; None where it can."""
+        if self._waits_for is not None:
+            return self._waits_for
         status = self.sequencer.status
-        if self._waits_for is None and not status.connected:
+        if not status.connected:
             return f"the sequencer has no connection to Postgres: {status.last_error}"
-        return self._waits_for
+        if self.head_watch.deaf_because is not None:
+            return f"changes of tenants' heads are not heard: {self.head_watch.deaf_because}"
+        return None
 
     async def open(self) -> None:
         """Wait for Postgres and the schema, then become the writer and connect.

@@ -33,6 +33,8 @@ class HeadWatch:
         """`on_change` gets the tenant; None: any tenant's head may have changed unheard."""
         self._dsn = connection_string(writer_dsn, "heads")
         self._on_change = on_change
+        self.deaf_because: str | None = "it has not connected yet"
+        """Why nothing would be heard now; None while it listens."""
 
     async def run(self) -> None:
         """Listen until cancelled; connects again as often as it takes."""
@@ -40,13 +42,16 @@ class HeadWatch:
             try:
                 await self._listen()
             except (psycopg.Error, TimeoutError) as error:
-                log.warning("heads are not watched", extra={"error": one_line(error)})
+                if self.deaf_because is None:
+                    log.warning("heads are not watched", extra={"error": one_line(error)})
+                self.deaf_because = one_line(error)
             self._on_change(None)
             await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _listen(self) -> None:
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
+            self.deaf_because = None
             # What happened before the first notification can be heard.
             self._on_change(None)
             while True:
