@@ -6,6 +6,7 @@ statement that comes late, twice, or from a mover whose lease is over, is harmle
 database does the same in `change_head` (cell/sql); a test holds the two against each other.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -45,6 +46,10 @@ class Position(NamedTuple):
     hash: bytes
 
 
+START = Position(0, hashlib.sha256(b"").digest())
+"""Of a journal without segments."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """A row of `tenant_heads`, as a mover reads it."""
@@ -74,7 +79,7 @@ class Change:
     """None: the cell has no head of the tenant, and gets one."""
     wanted: Heading
     position: Position | None = None
-    """The head must also stand exactly here. Only the seal asks for that."""
+    """The head must also stand exactly here. The seal asks for that, and what ends with no rows."""
     is_emptied: bool = False
     """The position goes back to the beginning: there are no rows of the tenant here."""
     moved_to: str | None = None
@@ -99,20 +104,17 @@ EDGES: frozenset[tuple[HeadState | None, HeadState]] = frozenset(
 """From which state to which; the database refuses every other one, whoever asks."""
 
 
-def apply_change(change: Change, head: Head | None, term: int, start: Position) -> Head | None:
-    """The head after the change, or None where the change does not match it and nothing is done.
-
-    `start` is the position of a journal without segments.
-    """
+def apply_change(change: Change, head: Head | None, term: int) -> Head | None:
+    """The head after the change, or None where the change does not match it: nothing is done."""
     if head is None:
         if change.expected is not None:
             return None
-        return Head(heading=change.wanted, position=start, term=term, moved_to=change.moved_to)
+        return Head(heading=change.wanted, position=START, term=term, moved_to=change.moved_to)
     if change.expected != head.heading or head.term > term:
         return None
     if change.position not in (None, head.position):
         return None
-    position = start if change.is_emptied else head.position
+    position = START if change.is_emptied else head.position
     return replace(
         head, heading=change.wanted, position=position, term=term, moved_to=change.moved_to
     )

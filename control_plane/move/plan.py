@@ -16,6 +16,7 @@ In the order of a move that is not aborted:
     DECIDE             commit, in the catalog: the point of no return
     activate   target  ready e'       -> owned e'
     tombstone  source  fenced e'      -> moved e'
+    SHADOW             the source follows the target, while the window for a rollback is open
     RETIRE     source  moved e'       -> moved e', of no move, its rows deleted
     release    target  owned e'       -> owned e', of no move
     FINISH             the tenant may be planned again
@@ -24,6 +25,12 @@ Abort mirrors what follows a commit: the source is the one that keeps the tenant
 target the one that gets the tombstone (`bury`), is emptied and retired. Both are done even where
 the move had not come so far yet: the epoch is raised under a fence that is still on its way, and a
 tombstone is put where a `prepare` is still on its way, so that neither matches any more.
+
+A rollback is a move like any other, in the other direction, planned in the same database
+transaction that closes the move before it. Only its beginning differs: it takes both heads over
+from that move, and the rows that the shadow still has; so nothing is copied, and all the rest
+(comparing, the gate, the pause, an abort, a window of its own) is as ever. Where that move's mover
+came first, and has begun to retire the shadow, the rows are copied again.
 """
 
 from collections.abc import Iterable
@@ -31,7 +38,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from control_plane.move.heads import Change, Head, Heading, HeadState, Side
+from control_plane.move.heads import START, Change, Head, Heading, HeadState, Side
 from control_plane.routing import CellName, Epoch
 
 
@@ -54,6 +61,10 @@ class Move:
     """At which the source owns the tenant."""
     epoch_new: Epoch
     """At which one of the two will, whatever is decided. Above every epoch ever seen."""
+    follows: UUID | None = None
+    """The move that this one rolls back; the source and the target are its, exchanged."""
+    window_s: int = 0
+    """For so long after a commit the source keeps its rows and follows, for a rollback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +77,11 @@ class Decide:
     """Write the decision, if there is none yet."""
 
     decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """Bring what was written at the target back to the source, which follows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +103,7 @@ class Illegal:
     reason: str
 
 
-Act = Change | Fill | Decide | Retire | Finish | Illegal
+Act = Change | Fill | Decide | Shadow | Retire | Finish | Illegal
 
 
 def epoch_above(seen: Iterable[Epoch]) -> Epoch:
@@ -103,16 +119,18 @@ def next_act(
     *,
     wants: Decision = Decision.COMMIT,
     gate_is_open: bool = False,
+    window_is_open: bool = False,
 ) -> Act:
     """The next act of the move.
 
     `wants` counts only while nothing is decided. `gate_is_open` says that a fence now would be a
-    short one; without it the target is filled and nothing is fenced.
+    short one; without it the target is filled and nothing is fenced. `window_is_open` says that the
+    move may still be rolled back; without it the source gives up its rows.
     """
     if source is None:
         return Illegal(reason=f"{move.source} has no head of the tenant")
     if decision is Decision.COMMIT:
-        return _go_forward(move, source, target)
+        return _go_forward(move, source, target, window_is_open)
     if decision is Decision.ABORT:
         return _go_back(move, source, target)
     if wants is Decision.ABORT:
@@ -124,9 +142,9 @@ def _approach(move: Move, source: Head, target: Head | None, gate_is_open: bool)
     """Nothing is decided, and all is well so far."""
     steps = _Changes(move)
     at_source, at_target = source.heading, target.heading if target else None
-    if at_source == steps.owned_before and _is_free(move, at_target):
-        return steps.pin
-    if at_source == steps.pinned and _is_free(move, at_target):
+    if at_source in steps.unpinned and steps.may_receive(at_target):
+        return steps.pin(at_source)
+    if at_source == steps.pinned and steps.may_receive(at_target):
         return steps.prepare(at_target)
     if target is not None and at_source == steps.pinned and at_target == steps.importing:
         # A target that was filled beyond the source, or along another history, shows when it is
@@ -145,7 +163,7 @@ def _approach(move: Move, source: Head, target: Head | None, gate_is_open: bool)
     return _illegal("undecided", source, target)
 
 
-def _go_forward(move: Move, source: Head, target: Head | None) -> Act:
+def _go_forward(move: Move, source: Head, target: Head | None, window_is_open: bool) -> Act:
     """The decision is commit: the target owns the tenant, as soon as it knows."""
     steps = _Changes(move)
     at_source, at_target = source.heading, target.heading if target else None
@@ -154,6 +172,8 @@ def _go_forward(move: Move, source: Head, target: Head | None) -> Act:
     if at_source == steps.fenced and at_target == steps.kept:
         return steps.tombstone
     if at_source == steps.lost and at_target == steps.kept:
+        if window_is_open:
+            return Shadow()
         return Retire(change=steps.retire(Side.SOURCE))
     if at_source == steps.retired and at_target == steps.kept:
         return steps.release(Side.TARGET)
@@ -167,9 +187,9 @@ def _go_back(move: Move, source: Head, target: Head | None) -> Act:
     steps = _Changes(move)
     at_source, at_target = source.heading, target.heading if target else None
     target_is_in_hand = at_target in (steps.importing, steps.ready, steps.lost, steps.retired)
-    if not target_is_in_hand and not _is_free(move, at_target):
+    if not target_is_in_hand and not steps.may_receive(at_target):
         return _illegal("abort", source, target)
-    if at_source in (steps.owned_before, steps.pinned, steps.fenced):
+    if at_source in (*steps.unpinned, steps.pinned, steps.fenced):
         return steps.give_back(at_source)
     if at_source == steps.kept:
         if at_target == steps.lost:
@@ -180,15 +200,6 @@ def _go_back(move: Move, source: Head, target: Head | None) -> Act:
     if at_source == steps.released and at_target == steps.retired:
         return Finish()
     return _illegal("abort", source, target)
-
-
-def _is_free(move: Move, target: Heading | None) -> bool:
-    """May an import begin there: nothing, or the tombstone of an earlier move that is finished."""
-    if target is None:
-        return True
-    return (
-        target.state is HeadState.MOVED and target.move_id is None and target.epoch < move.epoch_new
-    )
 
 
 def _illegal(decided: str, source: Head, target: Head | None) -> Illegal:
@@ -202,7 +213,11 @@ class _Changes:
     def __init__(self, move: Move) -> None:
         self._move = move
         new, id = move.epoch_new, move.move_id
-        self.owned_before = Heading(HeadState.OWNED, move.epoch_old, None)
+        self.unpinned = [Heading(HeadState.OWNED, move.epoch_old, None)]
+        self.shadow: Heading | None = None
+        if move.follows is not None:
+            self.unpinned.append(Heading(HeadState.OWNED, move.epoch_old, move.follows))
+            self.shadow = Heading(HeadState.MOVED, move.epoch_old, move.follows)
         self.pinned = Heading(HeadState.OWNED, move.epoch_old, id)
         self.fenced = Heading(HeadState.FENCED, new, id)
         self.importing = Heading(HeadState.IMPORTING, new, id)
@@ -212,9 +227,16 @@ class _Changes:
         self.lost = Heading(HeadState.MOVED, new, id)
         self.retired = Heading(HeadState.MOVED, new, None)
 
-    @property
-    def pin(self) -> Change:
-        return _at_source("pin", self.owned_before, self.pinned)
+    def may_receive(self, target: Heading | None) -> bool:
+        """May an import begin there: nothing, the tombstone of an earlier move that is finished, or
+        the shadow that this move brings to light again."""
+        if target is None or target == self.shadow:
+            return True
+        is_tombstone = target.state is HeadState.MOVED and target.move_id is None
+        return is_tombstone and target.epoch < self._move.epoch_new
+
+    def pin(self, found: Heading) -> Change:
+        return _at_source("pin", found, self.pinned)
 
     def prepare(self, found: Heading | None) -> Change:
         return Change(
@@ -222,7 +244,7 @@ class _Changes:
             side=Side.TARGET,
             expected=found,
             wanted=self.importing,
-            is_emptied=True,
+            is_emptied=found is None or found != self.shadow,
         )
 
     @property
@@ -271,7 +293,8 @@ class _Changes:
             side=side,
             expected=self.lost,
             wanted=self.retired,
-            is_emptied=True,
+            # A row that came late, to a shadow that was emptied already, is not left behind.
+            position=START,
             moved_to=home,
         )
 

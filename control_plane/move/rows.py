@@ -8,7 +8,6 @@ later snapshot: what has changed in between comes a second time with the journal
 from the position of the first one, and every row says of which sequence it is.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import LiteralString, NamedTuple
@@ -19,7 +18,7 @@ from psycopg import sql
 from cell.store import EXPIRY_LOCK
 from cell.tables import TENANT_TABLES
 from control_plane.move.cell_heads import Cell
-from control_plane.move.heads import Heading, Position
+from control_plane.move.heads import START, Heading, Position
 
 CHUNK_ROWS = 20_000
 """A chunk of them takes about a second: what an interruption costs, and what a seal waits for."""
@@ -68,10 +67,6 @@ async def guard(
     await target.execute(
         GUARD, (job.tenant_id, job.term, *job.heading, *before, *after, after_at_us)
     )
-
-
-START = Position(0, hashlib.sha256(b"").digest())
-"""Of a journal without segments."""
 
 
 # Copying ----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The protocol of a move, explored exhaustively with the functions that run it.
 
 Method: breadth first over every state that two cells, a catalog and any number of movers can get
-into during two moves of one tenant (there and back, or once more after an abort). In each state,
+into during two moves of one tenant (there and back, once
+more after an abort, or rolled back within the window of the first). In each state,
 what `next_act` says for every wish (go on, fence now, abort) is put on its way; what is on its way
 may arrive now, later, or never: so there are zombies, helpers, crashes and repeats. Checked in all
 states: one owner at the most, the owner holds exactly the acknowledged writes, no lease term goes
@@ -23,6 +24,7 @@ import pytest
 
 from control_plane.move.heads import (
     EDGES,
+    START,
     Change,
     Head,
     Heading,
@@ -40,6 +42,7 @@ from control_plane.move.plan import (
     Illegal,
     Move,
     Retire,
+    Shadow,
     epoch_above,
     next_act,
 )
@@ -48,7 +51,6 @@ from control_plane.routing import CellName, Epoch
 WRITES_MAX = 2
 STATES_MAX = 400_000
 TENANT = UUID(int=9)
-START = Position(0, hashlib.sha256(b"").digest())
 A, B = CellName("cell-a"), CellName("cell-b")
 
 Write = tuple[int, int]
@@ -76,8 +78,9 @@ class Sent(NamedTuple):
 
 
 class Apply(NamedTuple):
-    """Write after this position of the target."""
+    """Write after this position: at the target, or at the source that shadows it."""
 
+    side: Side
     after: Position
     write: Write
 
@@ -147,24 +150,47 @@ class Explorer:
                 yield f"write at {place}", put_log(after, place, (*log, write))
 
     def plans(self, world: World) -> Iterator[tuple[str, World]]:
+        if len(world.moves) == self.moves_max:
+            return
         early = self.off == "R7 planned after finish"
         is_open = any(
             not p.is_finished and not (early and p.decision is not None) for p in world.moves
         )
-        if is_open or len(world.moves) == self.moves_max:
-            return
+        if not is_open:
+            yield "plan", self.plan(world, None)
+        if world.moves and (self.off == "rolled back in the window" or self.has_window(world)):
+            last = world.moves[-1]
+            if last.decision is Decision.COMMIT and not last.is_finished:
+                closed = replaced(
+                    world.moves, len(world.moves) - 1, last._replace(is_finished=True)
+                )
+                yield "roll back", self.plan(world._replace(moves=closed), last.move.move_id)
+
+    def has_window(self, world: World) -> bool:
+        """Was the last move seen to have come so far that it can be rolled back?"""
+        move = world.moves[-1].move
+        source, target = (world.cells[place].head for place in places(move))
+        return (
+            source is not None
+            and target is not None
+            and (source.heading.state, source.heading.epoch) == (HeadState.MOVED, move.epoch_new)
+            and (target.heading.state, target.heading.epoch) == (HeadState.OWNED, move.epoch_new)
+        )
+
+    def plan(self, world: World, follows: UUID | None) -> World:
         source, epoch = world.placement
         seen = [epoch, *(p.move.epoch_new for p in world.moves)]
         seen += [cell.head.heading.epoch for cell in world.cells if cell.head]
         move = Move(
-            move_id=UUID(int=2 * len(world.moves) + (source == B)),
+            move_id=UUID(int=4 * len(world.moves) + 2 * (follows is not None) + (source == B)),
             tenant_id=TENANT,
             source=source,
             target=B if source == A else A,
             epoch_old=epoch,
             epoch_new=epoch if self.off == "R11 epochs grow" else epoch_above(seen),
+            follows=follows,
         )
-        yield "plan", world._replace(moves=(*world.moves, Planned(move, None, False)))
+        return world._replace(moves=(*world.moves, Planned(move, None, False)))
 
     def sends(self, world: World, number: int) -> set[Sent]:
         """What anybody who looks now may send, whatever he wants."""
@@ -178,9 +204,11 @@ class Explorer:
                 target.head,
                 wants=wants,
                 gate_is_open=gate_is_open,
+                window_is_open=window_is_open,
             )
             for wants in Decision
             for gate_is_open in (False, True)
+            for window_is_open in (False, True)
         }
         sent = set()
         for act in acts:
@@ -204,12 +232,10 @@ class Explorer:
                 return self.finish(world, number)
             case Change(side=side):
                 return self.change(world, places_of[side], sent)
-            case Apply(after=after, write=write):
-                place = places_of[Side.TARGET]
-                return self.write_rows(world, place, sent, after, write)
+            case Apply(side=side, after=after, write=write):
+                return self.write_rows(world, places_of[side], sent, after, write)
             case Wipe():
-                place = places_of[Side.TARGET]
-                return self.write_rows(world, place, sent, None, None)
+                return self.write_rows(world, places_of[Side.TARGET], sent, None, None)
             case Delete(side=side):
                 return self.delete(world, places_of[side], sent)
         raise AssertionError(sent)
@@ -246,7 +272,7 @@ class Explorer:
             change = Change(
                 **{f: getattr(change, f) for f in change.__slots__} | {"position": head.position}
             )
-        after = apply_change(change, found, sent.term, START)
+        after = apply_change(change, found, sent.term)
         if after is None or after == head:
             return None
         return put(world, place, Cell(after, log))
@@ -256,7 +282,8 @@ class Explorer:
     ) -> World | None:
         head, log = world.cells[place]
         move = world.moves[number_of(sent, world)].move
-        allowed = {HeadState.IMPORTING}
+        is_shadow = isinstance(sent.what, Apply) and sent.what.side is Side.SOURCE
+        allowed = {HeadState.MOVED if is_shadow else HeadState.IMPORTING}
         if self.off == "R6 rows only while importing":
             allowed |= {HeadState.READY, HeadState.OWNED, HeadState.MOVED}
         if head is None or head.heading.state not in allowed or head.term > sent.term:
@@ -276,7 +303,7 @@ class Explorer:
             return None
         if head.heading != Heading(HeadState.MOVED, move.epoch_new, move.move_id):
             return None
-        return put(world, place, Cell(head, ()))
+        return put_log(world, place, (), sent.term)
 
     # What must never happen, and does where a rule is switched off --------------------------------
 
@@ -425,16 +452,21 @@ class Caught(Exception):
 def statements(act: Act, source: Cell, target: Cell) -> list[Any]:
     """What an act may send, the usual first. Whoever fills may also begin again, at any time."""
     if isinstance(act, Fill):
-        assert target.head is not None
-        sends: list[Any] = [Wipe()] if target.log else []
-        is_prefix = target.log == source.log[: len(target.log)]
-        if is_prefix and len(target.log) < len(source.log):
-            sends.insert(0, Apply(target.head.position, source.log[len(target.log)]))
-        return sends
+        return next_write(Side.TARGET, source, target) + ([Wipe()] if target.log else [])
+    if isinstance(act, Shadow):
+        return next_write(Side.SOURCE, target, source)
     if isinstance(act, Retire):
         rows = source.log if act.change.side is Side.SOURCE else target.log
         return [Delete(act.change.side)] if rows else [act.change]
     return [act]
+
+
+def next_write(side: Side, leader: Cell, follower: Cell) -> list[Any]:
+    assert follower.head is not None
+    count = len(follower.log)
+    if follower.log != leader.log[:count] or count == len(leader.log):
+        return []
+    return [Apply(side, follower.head.position, leader.log[count])]
 
 
 def check(world: World) -> None:
@@ -517,6 +549,7 @@ RULES = [
     "R9 a failover keeps fences",
     "R10 a restored cell owns nothing",
     "R11 epochs grow",
+    "rolled back in the window",
 ]
 
 
@@ -543,11 +576,21 @@ def test_there_is_an_act_for_everything_that_may_be_found() -> None:
         for move_id in (None, UUID(int=1))
     ]
     acts = {
-        type(next_act(move, decision, source, target, wants=wants, gate_is_open=gate_is_open))
+        type(
+            next_act(
+                move,
+                decision,
+                source,
+                target,
+                wants=wants,
+                gate_is_open=gate_is_open,
+                window_is_open=gate_is_open,
+            )
+        )
         for decision in (None, *Decision)
         for source in heads
         for target in heads
         for wants in Decision
         for gate_is_open in (False, True)
     }
-    assert acts == {Change, Fill, Decide, Retire, Finish, Illegal}
+    assert acts == {Change, Fill, Decide, Shadow, Retire, Finish, Illegal}

@@ -14,6 +14,7 @@ from psycopg.errors import LockNotAvailable
 from control_plane.move.cell_heads import change_head, connect, read_head
 from control_plane.move.heads import (
     EDGES,
+    START,
     Change,
     Head,
     Heading,
@@ -49,9 +50,6 @@ async def cell(database: Any) -> AsyncIterator[Any]:
         yield connection
 
 
-START = Position(
-    0, bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-)
 HEADS: list[Head] = [
     Head(heading=Heading(state, Epoch(epoch), move_id), position=position, term=term)
     for state in HeadState
@@ -115,7 +113,7 @@ async def test_the_database_changes_heads_as_the_explorer_does(database: Any, ce
             for tenant_id, head in tenants.items():
                 if head is not None and not is_near(change, head):
                     continue
-                expected = apply_change(change, head, 2, START)
+                expected = apply_change(change, head, 2)
                 assert await change_head(cell, tenant_id, change, 2) == expected
                 found = await read_head(cell, tenant_id)
                 assert found == (head if expected is None else expected)
