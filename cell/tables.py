@@ -161,3 +161,6 @@ TENANT_TABLES: Final = (
     *PROJECTED_TABLES,
 )
 """Every table that holds a tenant's rows, but for its head."""
+
+COMPARED_TABLES: Final = tuple(name for name in TENANT_TABLES if name not in PROJECTED_TABLES)
+"""Two cells that hold the same tenant at the same sequence hold the same rows of these."""

@@ -30,6 +30,7 @@ from control_plane.errors import (
     RequestMalformed,
 )
 from control_plane.fleet import Fleet
+from control_plane.move.certificate import certificate_of
 from control_plane.move.movers import Movers
 from control_plane.move.register import MoveRecord
 from control_plane.provisioning import Provisioning
@@ -97,6 +98,9 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route("/v1/moves", operator(api.list_moves), methods=["GET"]),
             Route("/v1/moves/{move_id}", operator(api.show_move), methods=["GET"]),
             Route("/v1/moves/{move_id}/abort", operator(api.abort_move), methods=["POST"]),
+            Route("/v1/moves/{move_id}/rollback", operator(api.roll_back_move), methods=["POST"]),
+            Route("/v1/moves/{move_id}/certificate", operator(api.certify_move), methods=["GET"]),
+            Route("/v1/moves/{move_id}/finish", operator(api.finish_move), methods=["POST"]),
         ],
         exception_handlers={
             ControlPlaneError: _answer_error,
@@ -214,7 +218,13 @@ class Api:
 
     async def create_move(self, request: Request) -> Response:
         wanted = await _body(request, NewMove)
-        record = await self._plane.movers.plan(wanted.tenant, wanted.cell, actor=ACTOR)
+        record = await self._plane.movers.plan(
+            wanted.tenant,
+            wanted.cell,
+            actor=ACTOR,
+            window_s=wanted.window_s,
+            max_pause_ms=wanted.max_pause_ms,
+        )
         return _json(_move_report(record), 201)
 
     async def list_moves(self, request: Request) -> Response:
@@ -227,6 +237,18 @@ class Api:
     async def abort_move(self, request: Request) -> Response:
         return _json(_move_report(await self._plane.movers.abort(_move_id(request))))
 
+    async def roll_back_move(self, request: Request) -> Response:
+        record = await self._plane.movers.rollback(_move_id(request), actor=ACTOR)
+        return _json(_move_report(record), 201)
+
+    async def certify_move(self, request: Request) -> Response:
+        record = await self._plane.movers.register.read(_move_id(request))
+        return _json(certificate_of(record))
+
+    async def finish_move(self, request: Request) -> Response:
+        record = await self._plane.movers.finish(_move_id(request), actor=ACTOR)
+        return _json(_move_report(record))
+
 
 def _move_id(request: Request) -> UUID:
     text = request.path_params["move_id"]
@@ -238,7 +260,11 @@ def _move_id(request: Request) -> UUID:
 
 def _move_report(record: MoveRecord) -> MoveReport:
     progress = record.progress
-    waits = None if record.finished_at else progress.get("last_error")
+    waits = None
+    if record.finished_at is None:
+        waits = progress.get("last_error")
+        if record.decision is None and record.phase == "wait for a short pause":
+            waits = progress.get("gate")
     return MoveReport(
         move_id=record.move.move_id,
         tenant=record.slug,
@@ -253,7 +279,11 @@ def _move_report(record: MoveRecord) -> MoveReport:
         copy_seconds=progress.get("copy_seconds"),
         sequences_behind=progress.get("sequences_behind"),
         pause_ms=progress.get("pause_ms"),
+        expected_pause_ms=progress.get("expected_pause_ms"),
         reason=progress.get("aborted_because") or waits,
+        follows=record.move.follows,
+        window_ends_at=record.window_ends_at,
+        differences=[*progress.get("differences", ()), *progress.get("shadow_differences", ())],
         created_at=record.created_at,
         decided_at=record.decided_at,
         finished_at=record.finished_at,

@@ -14,8 +14,11 @@ import msgspec
 
 from control_plane.access import read_token
 from control_plane.errors import PlatformRefused, PlatformUnavailable
+from control_plane.move.certificate import Certificate
 from control_plane.verify.report import VERIFICATION_S_MAX, VerificationReport
 from control_plane.wire import (
+    MAX_PAUSE_MS,
+    WINDOW_S,
     CreatedKey,
     CreatedTenant,
     ErrorAnswer,
@@ -85,9 +88,16 @@ class OperatorClient:
         path = f"/v1/tenants/{_part(slug)}/verify"
         return self._request("POST", path, VerificationReport, wait_s=VERIFY_S_MAX)
 
-    def create_move(self, slug: str, cell: str) -> MoveReport:
+    def create_move(
+        self,
+        slug: str,
+        cell: str,
+        *,
+        window_s: int = WINDOW_S,
+        max_pause_ms: int = MAX_PAUSE_MS,
+    ) -> MoveReport:
         """Returns as soon as the move is planned; see `move`."""
-        body = NewMove(tenant=slug, cell=cell)
+        body = NewMove(tenant=slug, cell=cell, window_s=window_s, max_pause_ms=max_pause_ms)
         return self._request("POST", "/v1/moves", MoveReport, body)
 
     def moves(self) -> list[MoveReport]:
@@ -99,6 +109,17 @@ class OperatorClient:
 
     def abort_move(self, move_id: UUID) -> MoveReport:
         return self._request("POST", f"/v1/moves/{move_id}/abort", MoveReport)
+
+    def roll_back_move(self, move_id: UUID) -> MoveReport:
+        """The move that brings the tenant back, as soon as it is planned."""
+        return self._request("POST", f"/v1/moves/{move_id}/rollback", MoveReport)
+
+    def certificate(self, move_id: UUID) -> Certificate:
+        return self._request("GET", f"/v1/moves/{move_id}/certificate", Certificate)
+
+    def finish_move(self, move_id: UUID) -> MoveReport:
+        """End the window in which the move can be rolled back."""
+        return self._request("POST", f"/v1/moves/{move_id}/finish", MoveReport)
 
     def _request(
         self,

@@ -15,6 +15,7 @@
     │   ├── PlacementRefused          422: the named cell is unknown or closed
     │   ├── MoveInProgress            409: the tenant's last move has to be finished first
     │   ├── MoveDecided               409: it is too late to abort
+    │   ├── WindowClosed              409: it is too early or too late to roll back
     │   └── BodyTooLarge              413
     ├── CatalogError                  the control plane's own database
     │   ├── CatalogTooNew             a newer release wrote it; this one must not touch it
@@ -161,6 +162,13 @@ class MoveDecided(RequestError):
     """The move is past its point of no return."""
 
     code = "move_decided"
+    status = 409
+
+
+class WindowClosed(RequestError):
+    """The move cannot be rolled back, or not any more."""
+
+    code = "window_closed"
     status = 409
 
 

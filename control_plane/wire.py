@@ -5,6 +5,7 @@ are read leniently, so that an older CLI understands a newer control plane.
 """
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -67,11 +68,22 @@ class RevokedKey(msgspec.Struct, frozen=True):
     state: str
 
 
+WINDOW_S = 900
+WINDOW_S_MAX = 7 * 86_400
+MAX_PAUSE_MS = 150
+CAN_BE_ROLLED_BACK = "can be rolled back"
+"""The phase of a move whose source shadows its target."""
+
+
 class NewMove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/moves"""
 
     tenant: str
     cell: str
+    window_s: Annotated[int, msgspec.Meta(ge=0, le=WINDOW_S_MAX)] = WINDOW_S
+    """For so long it can be rolled back."""
+    max_pause_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = MAX_PAUSE_MS
+    """Nothing is fenced while a longer pause of writes is to be expected."""
 
 
 class MoveReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +96,8 @@ class MoveReport(msgspec.Struct, frozen=True, kw_only=True):
     epoch_old: int
     epoch_new: int
     phase: str
-    """What is being done: planned, prepare, copy, follow, compare, serve again, recompute, clean
-    up; commit or abort when it is finished."""
+    """What is being done: planned, prepare, copy, follow, compare, wait for a short pause, serve
+    again, recompute, can be rolled back, clean up; commit, abort or rolled back at its end."""
     decision: str | None
     """commit or abort; null: it can still be aborted."""
     rows: int | None
@@ -96,8 +108,16 @@ class MoveReport(msgspec.Struct, frozen=True, kw_only=True):
     """How far the target's journal is behind the source's, as last seen."""
     pause_ms: float | None
     """From the fence to the moment when writes were taken again, as the mover saw it."""
+    expected_pause_ms: float | None
+    """What was expected of it just before."""
     reason: str | None
     """Why it was aborted, or why it waits."""
+    follows: UUID | None
+    """The move that this one rolls back."""
+    window_ends_at: datetime | None
+    """Until then it can be rolled back; null: it is not decided so, or there is no window."""
+    differences: list[str]
+    """Rows that differed when they were compared last."""
     created_at: datetime
     decided_at: datetime | None
     finished_at: datetime | None

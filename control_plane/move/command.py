@@ -4,7 +4,8 @@ shows one, aborts one. The moving is the control plane's: it goes on when this c
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -15,14 +16,17 @@ from rich.console import Console
 from control_plane import cli_tables
 from control_plane.cli_options import ControlPort, Json, TenantSlug, connect
 from control_plane.client import OperatorClient
-from control_plane.errors import PlatformUnavailable
-from control_plane.wire import MoveReport
+from control_plane.errors import NotFound, PlatformUnavailable
+from control_plane.move.certificate import problems_of
+from control_plane.wire import CAN_BE_ROLLED_BACK, MAX_PAUSE_MS, WINDOW_S, WINDOW_S_MAX, MoveReport
 
 POLL_S = 0.2
 AWAY_S_MAX = 60.0
 """A control plane that restarts goes on with the move; so long it is waited for."""
 
-moves = typer.Typer(help="List, show and abort moves of tenants.", no_args_is_help=True)
+moves = typer.Typer(
+    help="List, show, abort, roll back and finish moves of tenants.", no_args_is_help=True
+)
 
 MoveId = Annotated[UUID, typer.Argument(metavar="MOVE_ID", help="As `moves list` shows it.")]
 
@@ -30,6 +34,21 @@ MoveId = Annotated[UUID, typer.Argument(metavar="MOVE_ID", help="As `moves list`
 def move(
     tenant: TenantSlug,
     cell: Annotated[str, typer.Argument(metavar="CELL", help="Where it is to live.")],
+    rollback_window: Annotated[
+        int,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=WINDOW_S_MAX,
+            help="For so long the old cell keeps its rows and follows; see `moves rollback`.",
+        ),
+    ] = WINDOW_S,
+    max_pause_ms: Annotated[
+        int,
+        typer.Option(
+            metavar="MS", min=1, max=60_000, help="Wait for as long as a longer pause is expected."
+        ),
+    ] = MAX_PAUSE_MS,
     control_port: ControlPort = None,
     as_json: Json = False,
 ) -> None:
@@ -37,19 +56,42 @@ def move(
 
     Its rows are copied, what is written meanwhile follows, all is compared; then its writes pause
     for a moment in which the catalog decides, and go on at the new cell. Until then the move can be
-    aborted and leaves everything as it was. With --json, one line for each change of what is
+    aborted and leaves everything as it was; after it, within the window, it can be rolled back by
+    `moves rollback`, or by moving the tenant back. With --json, one line for each change of what is
     known. Exits with 1 if the move was aborted.
     """
     with connect(control_port) as client:
-        report = _follow(client, client.create_move(tenant, cell), as_json)
+        report = client.create_move(
+            tenant, cell, window_s=rollback_window, max_pause_ms=max_pause_ms
+        )
+        _show_to_the_end(client, report, as_json)
+
+
+def _show_to_the_end(client: OperatorClient, report: MoveReport, as_json: bool) -> None:
+    """Exits with 1 if the move was aborted."""
+    report = _follow(client, report, as_json, until=_is_done)
     if not as_json:
         cli_tables.show(report, False, print_move)
     if report.decision != "commit":
         raise typer.Exit(1)
 
 
-def _follow(client: OperatorClient, report: MoveReport, as_json: bool) -> MoveReport:
-    """The move's last report; what changes on the way is shown."""
+def _is_done(report: MoveReport) -> bool:
+    """Served by the cell that is to keep it, though it may still be rolled back."""
+    return report.phase == CAN_BE_ROLLED_BACK or _is_finished(report)
+
+
+def _is_finished(report: MoveReport) -> bool:
+    return report.finished_at is not None
+
+
+def _follow(
+    client: OperatorClient,
+    report: MoveReport,
+    as_json: bool,
+    until: Callable[[MoveReport], bool],
+) -> MoveReport:
+    """The first report of which `until` holds; what changes on the way is shown."""
     said = ""
     answered_s = time.monotonic()
     while True:
@@ -57,7 +99,7 @@ def _follow(client: OperatorClient, report: MoveReport, as_json: bool) -> MoveRe
         if line != said:
             print(line, file=sys.stdout if as_json else sys.stderr, flush=True)
             said = line
-        if report.finished_at is not None:
+        if until(report):
             return report
         time.sleep(POLL_S)
         try:
@@ -77,11 +119,46 @@ def list_moves(control_port: ControlPort = None, as_json: Json = False) -> None:
 
 
 @moves.command("show", epilog="Example: cloister moves show 3f0c9a52-7a1e-4d0e-9a57-0d3c2b1a4f6e")
-def show_move(move_id: MoveId, control_port: ControlPort = None, as_json: Json = False) -> None:
-    """Show a move: where it is, what it has copied, how long writes paused."""
+def show_move(
+    move_id: MoveId,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="Print its certificate, as JSON, to be kept.")
+    ] = False,
+    control_port: ControlPort = None,
+    as_json: Json = False,
+) -> None:
+    """Show a move: where it is, what it has copied, how long writes paused.
+
+    The certificate says what was proved when the tenant was moved: the digests of all rows in both
+    cells, the trial balances, where the journal was cut. `moves check` looks at it without a
+    platform.
+    """
     with connect(control_port) as client:
+        if certificate:
+            print(msgspec.json.encode(client.certificate(move_id)).decode())
+            return
         found = client.move(move_id)
     cli_tables.show(found, as_json, print_move)
+
+
+@moves.command("check", epilog="Example: cloister moves check move.json")
+def check_certificate(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="As `moves show --certificate` wrote it; -: stdin."),
+    ],
+) -> None:
+    """Check the certificate of a move; no platform is needed. Exits with 1 if it proves nothing."""
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as exc:
+        raise NotFound(f"cannot read {file}: {exc.strerror}") from exc
+    problems = problems_of(content)
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo("The certificate proves the move: rows and balances of both cells were the same.")
 
 
 @moves.command("abort", epilog="Example: cloister moves abort 3f0c9a52-7a1e-4d0e-9a57-0d3c2b1a4f6e")
@@ -90,6 +167,36 @@ def abort_move(move_id: MoveId, control_port: ControlPort = None, as_json: Json 
     with connect(control_port) as client:
         found = client.abort_move(move_id)
     cli_tables.show(found, as_json, print_move)
+
+
+@moves.command(
+    "rollback", epilog="Example: cloister moves rollback 3f0c9a52-7a1e-4d0e-9a57-0d3c2b1a4f6e"
+)
+def roll_back_move(
+    move_id: MoveId, control_port: ControlPort = None, as_json: Json = False
+) -> None:
+    """Bring a tenant back to the cell it was moved from, while its traffic goes on.
+
+    Only within the move's window. What was written at the new cell has followed already, so that
+    this takes a moment, and one more short pause of writes. It is a move itself, with the same
+    proofs, and can be rolled back in turn. Exits with 1 if it was aborted.
+    """
+    with connect(control_port) as client:
+        _show_to_the_end(client, client.roll_back_move(move_id), as_json)
+
+
+@moves.command(
+    "finish", epilog="Example: cloister moves finish 3f0c9a52-7a1e-4d0e-9a57-0d3c2b1a4f6e"
+)
+def finish_move(move_id: MoveId, control_port: ControlPort = None, as_json: Json = False) -> None:
+    """End the window in which a move can be rolled back: the old cell deletes its rows.
+
+    The tenant can be moved anywhere then. Safe to repeat.
+    """
+    with connect(control_port) as client:
+        report = _follow(client, client.finish_move(move_id), as_json, until=_is_finished)
+    if not as_json:
+        cli_tables.show(report, False, print_move)
 
 
 def sentence(report: MoveReport) -> str:
@@ -105,6 +212,8 @@ def sentence(report: MoveReport) -> str:
         parts.append(f"writes paused for {report.pause_ms:,.0f} ms")
     if report.reason is not None:
         parts.append(report.reason)
+    if report.differences:
+        parts.append(f"{len(report.differences)} rows differ: {report.differences[0]}")
     return ", ".join(parts)
 
 
@@ -115,9 +224,17 @@ def print_move(console: Console, report: MoveReport) -> None:
     }
     console.print(f"move    {report.move_id}", soft_wrap=True)
     console.print(sentence(report), soft_wrap=True, markup=False)
-    if report.finished_at is not None and report.decision is not None:
-        seconds = (report.finished_at - report.created_at).total_seconds()
-        console.print(f"{outcome[report.decision]} in {seconds:.1f} s")
+    ended_at = report.decided_at or report.finished_at
+    if ended_at is not None and report.decision is not None:
+        seconds = (ended_at - report.created_at).total_seconds()
+        after = ", then rolled back" if report.phase == "rolled back" else ""
+        console.print(f"{outcome[report.decision]} in {seconds:.1f} s{after}")
+    if report.phase == CAN_BE_ROLLED_BACK and report.window_ends_at is not None:
+        console.print(
+            f"until {report.window_ends_at:%Y-%m-%d %H:%M:%S} UTC it can be undone:"
+            f" cloister moves rollback {report.move_id}",
+            soft_wrap=True,
+        )
 
 
 def print_moves(console: Console, reports: Sequence[MoveReport]) -> None:

@@ -8,7 +8,7 @@ another one, after a pause. Any number of control planes may do so at once.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from uuid import UUID, uuid4
 
 import psycopg
@@ -22,9 +22,11 @@ from control_plane.errors import (
     MoveInProgress,
     PlacementRefused,
     TenantProvisioning,
+    WindowClosed,
 )
 from control_plane.move.cell_heads import connect, read_head
-from control_plane.move.plan import Move, epoch_above
+from control_plane.move.heads import Head, HeadState
+from control_plane.move.plan import Decision, Move, epoch_above
 from control_plane.move.register import LEASE_S, MoveRecord, Register
 from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
 from control_plane.routing import CellName, Epoch
@@ -35,6 +37,8 @@ LOOK_S = 0.5
 """Between two looks for open moves when nobody wakes it."""
 RETRY_S = 1.0
 RETRY_S_MAX = 30.0
+SHADOW_S = 1.0
+"""Between two visits to a move that can be rolled back."""
 PARALLEL_MAX = 4
 """Moves that run at once; each has two connections to databases that serve tenants meanwhile."""
 
@@ -66,9 +70,34 @@ class Movers:
         self._failures: dict[UUID, int] = {}
         self._not_before_s: dict[UUID, float] = {}
 
-    async def plan(self, slug: str, target: str, *, actor: str) -> MoveRecord:
-        """Begin to move the tenant. Raises NotFound, TenantProvisioning, PlacementRefused,
-        MoveInProgress, PlacementChanged, CellUnavailable."""
+    async def plan(
+        self, slug: str, target: str, *, actor: str, window_s: int = 0, max_pause_ms: int = 150
+    ) -> MoveRecord:
+        """Begin to move the tenant; back to where it came from, it is a rollback if that is still
+        possible. Raises NotFound, TenantProvisioning, PlacementRefused, MoveInProgress,
+        PlacementChanged, CellUnavailable."""
+        tenant = await self.movable(slug, target)
+        last = await self.register.open_move_of(tenant)
+        if last is not None:
+            if last.window_is_open and last.move.source == target:
+                return await self.rollback(last.move.move_id, actor=actor)
+            raise MoveInProgress(_how_to_go_on(last), parameter="tenant")
+        source, epoch, moved = await self.register.seen(tenant)
+        move = Move(
+            move_id=uuid4(),
+            tenant_id=tenant,
+            source=source,
+            target=CellName(target),
+            epoch_old=epoch,
+            epoch_new=await self._new_epoch(tenant, (source, CellName(target)), [epoch, moved]),
+            window_s=window_s,
+            max_pause_ms=max_pause_ms,
+        )
+        return await self._record(move, actor)
+
+    async def movable(self, slug: str, target: str) -> UUID:
+        """The tenant, if it can be moved to that cell at all. Raises NotFound, TenantProvisioning,
+        PlacementRefused."""
         tenant = await self._catalog.tenant(slug)
         if tenant.state is not TenantState.ACTIVE or tenant.cell is None:
             raise TenantProvisioning(f"tenant {slug!r} is not placed yet", parameter="tenant")
@@ -76,19 +105,35 @@ class Movers:
             raise PlacementRefused(f"there is no cell {target!r}", parameter="cell")
         if target == tenant.cell:
             raise PlacementRefused(f"tenant {slug!r} is on {target} already", parameter="cell")
-        source, epoch, moved = await self.register.seen(tenant.organization_id)
-        seen = [epoch, moved]
-        for cell in (source, CellName(target)):
-            head_epoch = await self._head_epoch(cell, tenant.organization_id)
-            seen += [head_epoch] if head_epoch is not None else []
+        return tenant.organization_id
+
+    async def rollback(self, move_id: UUID, *, actor: str) -> MoveRecord:
+        """Begin to bring the tenant back to where the move took it from. Raises NotFound,
+        WindowClosed, CellUnavailable, PlacementChanged."""
+        last = await self.register.read(move_id)
+        if last.decision is not Decision.COMMIT or last.finished_at is not None:
+            raise WindowClosed(_why_not_back(last), parameter="move")
+        before = last.move
+        tenant = before.tenant_id
+        heads = [await self._head(cell, tenant) for cell in (before.source, before.target)]
+        at = [(head.heading.state, head.heading.epoch) if head else None for head in heads]
+        if at != [(HeadState.MOVED, before.epoch_new), (HeadState.OWNED, before.epoch_new)]:
+            raise WindowClosed(f"move {move_id} is not yet at its end: try again in a moment")
+        _, epoch, moved = await self.register.seen(tenant)
         move = Move(
             move_id=uuid4(),
-            tenant_id=tenant.organization_id,
-            source=source,
-            target=CellName(target),
-            epoch_old=epoch,
-            epoch_new=epoch_above(seen),
+            tenant_id=tenant,
+            source=before.target,
+            target=before.source,
+            epoch_old=before.epoch_new,
+            epoch_new=epoch_above([epoch, moved]),
+            follows=move_id,
+            window_s=before.window_s,
+            max_pause_ms=before.max_pause_ms,
         )
+        return await self._record(move, actor)
+
+    async def _record(self, move: Move, actor: str) -> MoveRecord:
         await self.register.plan(move, actor=actor)
         self._woken.set()
         return await self.register.read(move.move_id)
@@ -100,16 +145,32 @@ class Movers:
             raise MoveDecided(f"move {move_id} is decided already", parameter="move")
         return await self.register.read(move_id)
 
-    async def _head_epoch(self, cell: CellName, tenant_id: UUID) -> Epoch | None:
+    async def finish(self, move_id: UUID, *, actor: str) -> MoveRecord:
+        """End the window for a rollback now. Safe to repeat. Raises NotFound, WindowClosed."""
+        record = await self.register.read(move_id)
+        if record.finished_at is None and not await self.register.end_window(move_id, actor=actor):
+            raise WindowClosed(f"move {move_id} is not committed", parameter="move")
+        self._not_before_s.pop(move_id, None)
+        self._woken.set()
+        return await self.register.read(move_id)
+
+    async def _new_epoch(
+        self, tenant_id: UUID, cells: Iterable[CellName], seen: list[Epoch]
+    ) -> Epoch:
+        for cell in cells:
+            head = await self._head(cell, tenant_id)
+            if head is not None and head.heading.move_id is not None:
+                # A move that was finished has let go of both heads.
+                raise MoveInProgress(f"{cell} is not done with the tenant's last move yet")
+            seen += [] if head is None else [head.heading.epoch]
+        return epoch_above(seen)
+
+    async def _head(self, cell: CellName, tenant_id: UUID) -> Head | None:
         try:
             async with await connect(self._dsns[cell]) as connection:
-                head = await read_head(connection, tenant_id)
+                return await read_head(connection, tenant_id)
         except (KeyError, psycopg.Error) as exc:
             raise CellUnavailable(f"the database of {cell} cannot be asked: {exc}") from exc
-        if head is not None and head.heading.move_id is not None:
-            # A move that was finished has let go of both heads.
-            raise MoveInProgress(f"{cell} is not done with the tenant's last move yet")
-        return None if head is None else head.heading.epoch
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -150,7 +211,7 @@ class Movers:
             try:
                 await self._work(record, term)
                 self._failures.pop(move_id, None)
-                self._not_before_s.pop(move_id, None)
+                self._not_before_s[move_id] = time.monotonic() + SHADOW_S
             except Exception as exc:
                 await self._put_off(move_id, term, exc)
             finally:
@@ -186,7 +247,7 @@ class Movers:
                 register=self.register,
                 source=source,
                 target=target,
-                fold=lambda: self._recompute(record.slug),
+                fold=lambda: self._verifications.verify(record.slug, _nobody_has_gone),
                 on_owned=self._feed.refresh,
             )
             running = asyncio.create_task(run_move(hands), name="move steps")
@@ -217,11 +278,27 @@ class Movers:
                 if time.monotonic() > trusted_until_s:
                     raise LeaseLost("the catalog is away for longer than the lease lasts") from exc
 
-    async def _recompute(self, slug: str) -> list[str]:
-        """What is wrong with the tenant's ledger where it is placed now."""
 
-        async def is_caller_gone() -> bool:
-            return False
+def _how_to_go_on(last: MoveRecord) -> str:
+    if not last.window_is_open:
+        return f"the tenant is being moved to {last.move.target} already: {last.move.move_id}"
+    return (
+        f"the tenant's last move can still be rolled back, until {last.window_ends_at:%H:%M:%S}:"
+        f" end that with `cloister moves finish {last.move.move_id}`"
+    )
 
-        report = await self._verifications.verify(slug, is_caller_gone)
-        return [f"{each.check}: {each.message}" for each in report.differences]
+
+def _why_not_back(last: MoveRecord) -> str:
+    if last.decision is None:
+        return f"move {last.move.move_id} is not decided: `cloister moves abort` ends it"
+    if last.decision is Decision.ABORT:
+        return f"move {last.move.move_id} was aborted: the tenant never left {last.move.source}"
+    return (
+        f"move {last.move.move_id} is finished, its rows on {last.move.source} are gone: move the"
+        " tenant there again"
+    )
+
+
+async def _nobody_has_gone() -> bool:
+    """A move is verified whoever still wants to know."""
+    return False

@@ -65,6 +65,8 @@ class Move:
     """The move that this one rolls back; the source and the target are its, exchanged."""
     window_s: int = 0
     """For so long after a commit the source keeps its rows and follows, for a rollback."""
+    max_pause_ms: int = 150
+    """Nothing is fenced while a longer pause of writes is to be expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

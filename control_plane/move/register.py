@@ -14,7 +14,8 @@ from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
 from control_plane.catalog import Catalog, audit
-from control_plane.errors import MoveInProgress, NotFound, PlacementChanged
+from control_plane.errors import MoveInProgress, NotFound, PlacementChanged, WindowClosed
+from control_plane.move.heads import Position
 from control_plane.move.plan import Decision, Move
 from control_plane.routing import CellName, Epoch, Placement
 
@@ -35,12 +36,20 @@ class MoveRecord:
     progress: Mapping[str, Any]
     created_at: datetime
     decided_at: datetime | None
+    window_ends_at: datetime | None
+    """Until then a move that was committed can be rolled back."""
+    window_is_open: bool
+    """By the catalog's clock, when the row was read."""
+    cut: Position | None
+    """Where the source's journal ended, once that is decided."""
     finished_at: datetime | None
 
 
 COLUMNS: LiteralString = """
-SELECT move_id, organization_id, source, target, epoch_old, epoch_new, slug, decision, wants_abort,
-    phase, progress, m.created_at, decided_at, finished_at
+SELECT move_id, organization_id, source, target, epoch_old, epoch_new, follows, window_s,
+    max_pause_ms, slug, decision, wants_abort, phase, progress, m.created_at, decided_at,
+    cut_seq, cut_hash, window_ends_at, coalesce(window_ends_at > now(), false) AS window_is_open,
+    finished_at
 FROM moves m JOIN tenants t USING (organization_id)
 """
 
@@ -68,13 +77,22 @@ class Register:
 
     # Only if the placement is still the one that was planned from.
     PLAN: LiteralString = """
-    INSERT INTO moves (move_id, organization_id, source, target, epoch_old, epoch_new)
-    SELECT %(move_id)s, organization_id, cell, %(target)s, epoch, %(epoch_new)s FROM placements
+    INSERT INTO moves (move_id, organization_id, source, target, epoch_old, epoch_new, follows,
+        window_s, max_pause_ms)
+    SELECT %(move_id)s, organization_id, cell, %(target)s, epoch, %(epoch_new)s, %(follows)s,
+        %(window_s)s, %(max_pause_ms)s FROM placements
     WHERE organization_id = %(tenant)s AND cell = %(source)s AND epoch = %(epoch_old)s
+    """
+    CLOSE: LiteralString = """
+    UPDATE moves SET finished_at = now(), phase = 'rolled back', lease_until = '-infinity'
+    WHERE move_id = %s AND decision = 'commit' AND finished_at IS NULL
     """
 
     async def plan(self, move: Move, *, actor: str) -> None:
-        """Record a new move. Raises MoveInProgress, PlacementChanged."""
+        """Record a new move; one that rolls another back closes that one with it.
+
+        Raises MoveInProgress, PlacementChanged, WindowClosed.
+        """
         values = {
             "move_id": move.move_id,
             "tenant": move.tenant_id,
@@ -82,17 +100,27 @@ class Register:
             "target": move.target,
             "epoch_old": move.epoch_old,
             "epoch_new": move.epoch_new,
+            "follows": move.follows,
+            "window_s": move.window_s,
+            "max_pause_ms": move.max_pause_ms,
         }
         try:
             async with self._catalog.transaction() as tx:
+                if move.follows is not None:
+                    closed = await tx.execute(self.CLOSE, (move.follows,))
+                    if closed.rowcount == 0:
+                        raise WindowClosed(f"move {move.follows} cannot be rolled back any more")
                 if (await tx.execute(self.PLAN, values)).rowcount == 0:
                     raise PlacementChanged(f"tenant {move.tenant_id} was placed anew meanwhile")
                 detail = {"move": str(move.move_id), "from": move.source, "to": move.target}
+                if move.follows is not None:
+                    detail["rolls_back"] = str(move.follows)
                 await audit(tx, actor, "move.plan", str(move.tenant_id), detail)
         except UniqueViolation as exc:
             raise MoveInProgress("the tenant is being moved already", parameter="tenant") from exc
 
     ONE: LiteralString = COLUMNS + "WHERE move_id = %s"
+    OPEN_OF: LiteralString = COLUMNS + "WHERE organization_id = %s AND finished_at IS NULL"
     LATEST: LiteralString = COLUMNS + "ORDER BY m.created_at DESC, move_id LIMIT %s"
     OPEN: LiteralString = COLUMNS + "WHERE finished_at IS NULL ORDER BY m.created_at, move_id"
 
@@ -103,6 +131,11 @@ class Register:
         if row is None:
             raise NotFound(f"there is no move {move_id}", parameter="move")
         return _record(row)
+
+    async def open_move_of(self, tenant_id: UUID) -> MoveRecord | None:
+        async with self._catalog.transaction() as tx:
+            row = await (await tx.execute(self.OPEN_OF, (tenant_id,))).fetchone()
+        return None if row is None else _record(row)
 
     async def latest(self, count: int) -> list[MoveRecord]:
         async with self._catalog.transaction() as tx:
@@ -155,18 +188,30 @@ class Register:
             return (await tx.execute(self.ASK_ABORT, (reason, move_id))).rowcount == 1
 
     DECIDE: LiteralString = """
-    UPDATE moves SET decision = %s, decided_at = now() WHERE move_id = %s AND decision IS NULL
+    UPDATE moves SET decision = %(decision)s, decided_at = now(), cut_seq = %(cut_seq)s,
+        cut_hash = %(cut_hash)s,
+        window_ends_at = CASE WHEN %(decision)s = 'commit' AND window_s > 0
+            THEN now() + make_interval(secs => window_s) END
+    WHERE move_id = %(move)s AND decision IS NULL
     """
 
-    async def decide(self, move: Move, decision: Decision) -> Decision:
+    async def decide(self, move: Move, decision: Decision, cut: Position | None = None) -> Decision:
         """Write the decision and the placement, unless there is a decision; the one there is.
 
+        `cut` is the position of the source, if it is fenced.
         This is the point of no return: see `steps.py`. Raises PlacementChanged, with nothing
         written, where the placement is not the one the move began with.
         """
         winner = move.target if decision is Decision.COMMIT else move.source
         async with self._catalog.transaction() as tx:
-            if (await tx.execute(self.DECIDE, (decision, move.move_id))).rowcount == 1:
+            seq, hash = cut or (None, None)
+            values = {
+                "decision": decision,
+                "move": move.move_id,
+                "cut_seq": seq,
+                "cut_hash": hash,
+            }
+            if (await tx.execute(self.DECIDE, values)).rowcount == 1:
                 await self._catalog.change_placement(
                     tx,
                     move.tenant_id,
@@ -180,8 +225,22 @@ class Register:
         assert found is not None, "a decision is never taken back"
         return found
 
+    END_WINDOW: LiteralString = """
+    UPDATE moves SET window_ends_at = now()
+    WHERE move_id = %s AND decision = 'commit' AND finished_at IS NULL
+    """
+
+    async def end_window(self, move_id: UUID, *, actor: str) -> bool:
+        """Have the move finished at once; False: it is not decided so, or finished already."""
+        async with self._catalog.transaction() as tx:
+            ended = (await tx.execute(self.END_WINDOW, (move_id,))).rowcount == 1
+            if ended:
+                await audit(tx, actor, "move.end_window", str(move_id), {})
+            return ended
+
     NOTE: LiteralString = """
-    UPDATE moves SET phase = %s, progress = progress || %s WHERE move_id = %s AND lease_term = %s
+    UPDATE moves SET phase = %s, progress = progress || %s
+    WHERE move_id = %s AND lease_term = %s AND finished_at IS NULL
     """
 
     async def note(
@@ -210,6 +269,9 @@ def _record(row: Mapping[str, Any]) -> MoveRecord:
         target=CellName(row["target"]),
         epoch_old=Epoch(row["epoch_old"]),
         epoch_new=Epoch(row["epoch_new"]),
+        follows=row["follows"],
+        window_s=row["window_s"],
+        max_pause_ms=row["max_pause_ms"],
     )
     return MoveRecord(
         move=move,
@@ -220,5 +282,8 @@ def _record(row: Mapping[str, Any]) -> MoveRecord:
         progress=row["progress"],
         created_at=row["created_at"],
         decided_at=row["decided_at"],
+        window_ends_at=row["window_ends_at"],
+        window_is_open=row["window_is_open"],
+        cut=None if row["cut_seq"] is None else Position(row["cut_seq"], bytes(row["cut_hash"])),
         finished_at=row["finished_at"],
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import LiteralString, NamedTuple
 from uuid import UUID
 
+import psycopg
 from psycopg import sql
 
 from cell.store import EXPIRY_LOCK
@@ -55,6 +56,10 @@ class Progress:
     bytes: int = 0
 
 
+class ImportLost(Exception):
+    """The guard refuses: the import is somebody else's, or stands elsewhere, by now."""
+
+
 OnProgress = Callable[[Progress], None]
 
 GUARD: LiteralString = "SELECT guard_import(%s, %s, %s::head_state, %s, %s, %s, %s, %s, %s, %s)"
@@ -63,10 +68,14 @@ GUARD: LiteralString = "SELECT guard_import(%s, %s, %s::head_state, %s, %s, %s, 
 async def guard(
     target: Cell, job: Importing, before: Position, after: Position, after_at_us: int
 ) -> None:
-    """The first statement of every database transaction that writes here; psycopg.Error CL003."""
-    await target.execute(
-        GUARD, (job.tenant_id, job.term, *job.heading, *before, *after, after_at_us)
-    )
+    """The first statement of every database transaction that writes here. Raises ImportLost."""
+    values = (job.tenant_id, job.term, *job.heading, *before, *after, after_at_us)
+    try:
+        await target.execute(GUARD, values)
+    except psycopg.Error as exc:
+        if exc.sqlstate == "CL003":
+            raise ImportLost(str(exc)) from exc
+        raise
 
 
 # Copying ----------------------------------------------------------------------------------------
@@ -84,8 +93,7 @@ async def copy_rows(
     """Copy all of the tenant's rows, or what is left of them; the target then stands at the
     position of the first snapshot.
 
-    The source must be pinned. Safe to repeat. psycopg.Error CL003 where the import is not this
-    term's any more.
+    The source must be pinned. Safe to repeat. Raises ImportLost.
     """
     # Whoever deletes idempotency keys now may not have seen the pin; nobody after this has not.
     await source.execute(EXPIRY_BARRIER, (EXPIRY_LOCK, EXPIRY_LOCK))

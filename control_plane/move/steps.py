@@ -12,16 +12,16 @@ between has a deadline: past it, the move is aborted, by the catalog and the sou
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import psycopg
 from psycopg.errors import LockNotAvailable
 
 from control_plane.move.cell_heads import Cell, change_head, read_head
-from control_plane.move.heads import Change, Head, Heading, HeadState, Side
+from control_plane.move.heads import START, Change, Head, Heading, HeadState, Position, Side
 from control_plane.move.plan import (
+    Act,
     Decide,
     Decision,
     Fill,
@@ -29,6 +29,7 @@ from control_plane.move.plan import (
     Illegal,
     Move,
     Retire,
+    Shadow,
     next_act,
 )
 from control_plane.move.register import Register
@@ -36,13 +37,16 @@ from control_plane.move.rows import (
     DONE,
     SNAPSHOT,
     Importing,
+    ImportLost,
     Progress,
     copy_rows,
     delete_rows,
     read_progress,
 )
-from control_plane.move.tail import Diverged, follow, is_lost_import
-from control_plane.move.verify import name_differences, shape_differences
+from control_plane.move.tail import Diverged, follow
+from control_plane.move.verify import Comparison, compare_rows, shape_differences
+from control_plane.verify.report import VerificationReport
+from control_plane.wire import CAN_BE_ROLLED_BACK
 
 FENCED_MS_MAX = 400
 """From the fence to the decision; then the source is given back its tenant."""
@@ -52,10 +56,11 @@ FENCE_PAUSE_S = 0.5
 """After a fence that did not come through."""
 VERIFIED_S_MAX = 30.0
 """A fence follows within that time of a full comparison, or there is another one first."""
-CLOSE_MS = 100
 CLOSE_SEQUENCES = 500
-"""A step of following that took no longer, and brought no more: the gate may open. Under load there
-is never nothing left to follow."""
+"""A step of following that brought no more: the gate may open. Under load there is never nothing
+left to follow."""
+SHADOW_VERIFIED_S_MAX = 60.0
+"""While the window for a rollback is open, all rows are compared so often."""
 NOTE_S = 0.5
 """How often the progress is written down while rows are copied."""
 SURPRISES_MAX = 10
@@ -79,6 +84,9 @@ class View:
     decision: Decision | None
     source: Head | None
     target: Head | None
+    window_is_open: bool = False
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    """What had been noted of the move."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,14 +98,15 @@ class Hands:
     register: Register
     source: Cell
     target: Cell
-    fold: Callable[[], Awaitable[list[str]]]
-    """What a recomputation of the tenant's ledger at the target finds wrong."""
+    fold: Callable[[], Awaitable[VerificationReport]]
+    """Recompute the tenant's ledger where it is placed."""
     on_owned: Callable[[], Awaitable[None]]
     """Tell the routers who owns the tenant now."""
     abort_reason: str | None = None
     """Why the move is to be aborted, while nothing is decided."""
     verified_at_s: float | None = None
     gate_is_open: bool = False
+    expected_pause_ms: float | None = None
     fenced_at_s: float | None = None
     is_target_lost: bool = False
     """It did not answer within the pause; another attempt connects anew."""
@@ -113,7 +122,7 @@ class Hands:
 
 
 async def run_move(hands: Hands) -> None:
-    """Bring the move to its end, whichever that is.
+    """Bring the move to its end, whichever that is; or up to where it can still be rolled back.
 
     Raises MoveStopped and psycopg.OperationalError, CatalogUnavailable for what may go better
     later, MoveIllegal for what will not.
@@ -130,32 +139,46 @@ async def run_move(hands: Hands) -> None:
             view.target,
             wants=wants,
             gate_is_open=hands.gate_is_open,
+            window_is_open=view.window_is_open,
         )
         match act:
-            case Fill():
-                view = await _fill(hands, view)
-            case Change(name="prepare"):
-                view = await _prepare(hands, view, act)
-            case Change(name="fence"):
-                view = await _fence(hands, view, act)
-            case Change(name="seal"):
-                view = await _within_the_pause(hands, view, _change(hands, view, act))
-            case Decide(decision=decision):
-                view = await _decide(hands, view, decision)
-            case Change(name="activate" | "return"):
-                view = await _serve_again(hands, view, act)
-            case Change():
-                view = await _change(hands, view, act)
-            case Retire(change=change):
-                view = await _retire(hands, view, change)
             case Finish():
                 await hands.register.finish(hands.move.move_id)
                 return
+            case Shadow():
+                await _shadow(hands, view)
+                return
             case Illegal(reason=reason):
                 raise MoveIllegal(reason)
+        try:
+            view = await _do(hands, view, act)
+        except ImportLost:
+            view = None
         surprises = 0 if view is not None else surprises + 1
         if surprises == SURPRISES_MAX:
             raise MoveStopped("heads and catalog go on changing under this mover")
+
+
+async def _do(hands: Hands, view: View, act: Act) -> View | None:
+    """The view after the act; None where that is not known, and has to be looked at."""
+    match act:
+        case Fill():
+            return await _fill(hands, view)
+        case Change(name="prepare"):
+            return await _prepare(hands, view, act)
+        case Change(name="fence"):
+            return await _fence(hands, view, act)
+        case Change(name="seal"):
+            return await _within_the_pause(hands, view, _change(hands, view, act))
+        case Decide(decision=decision):
+            return await _decide(hands, view, decision)
+        case Change(name="activate" | "return"):
+            return await _serve_again(hands, view, act)
+        case Change():
+            return await _change(hands, view, act)
+        case Retire(change=change):
+            return await _retire(hands, view, change)
+    raise AssertionError(act)
 
 
 async def look(hands: Hands) -> View:
@@ -170,7 +193,13 @@ async def look(hands: Hands) -> View:
         if _headings(source, target) == _headings(*before):
             if record.wants_abort is not None:
                 hands.abort_reason = record.wants_abort
-            return View(decision=record.decision, source=source, target=target)
+            return View(
+                decision=record.decision,
+                source=source,
+                target=target,
+                window_is_open=record.window_is_open,
+                progress=record.progress,
+            )
     raise MoveStopped("the heads go on changing under this mover")
 
 
@@ -234,30 +263,53 @@ async def _fill(hands: Hands, view: View) -> View | None:
     if view.source.heading.state is HeadState.FENCED:
         return await _within_the_pause(hands, view, _follow(hands, view))
     try:
-        progress = await read_progress(hands.target, hands.job(view.target))
-        if progress is None or progress.table != DONE:
+        if not await _is_copied(hands, view.target):
             await _copy(hands, view.target)
             return None
         began_s = time.monotonic()
         followed = await _follow(hands, view)
-        if followed is None or time.monotonic() - began_s > CLOSE_MS / 1000:
-            return followed
+        step_s = time.monotonic() - began_s
         if not _is_close(view, followed):
             return followed
         if not _is_verified(hands):
             return await _compare(hands, followed)
-        # What came during a step that was as short as that is all that is left to follow, and the
-        # catalog answers: the pause would be a short one.
-        hands.gate_is_open = await hands.register.renew_lease(hands.move.move_id, hands.term)
-        return followed if hands.gate_is_open else None
+        return await _open_gate(hands, followed, step_s)
     except Diverged as exc:
         await _begin_again(hands, view.target, str(exc))
         return None
 
 
+async def _is_copied(hands: Hands, target: Head) -> bool:
+    """A position beyond the start is reached with the last chunk only; or it is a shadow's."""
+    if target.position != START:
+        return True
+    progress = await read_progress(hands.target, hands.job(target))
+    return progress is not None and progress.table == DONE
+
+
 def _is_close(before: View, after: View) -> bool:
     assert before.target is not None and after.target is not None
     return after.target.position.seq - before.target.position.seq <= CLOSE_SEQUENCES
+
+
+async def _open_gate(hands: Hands, view: View, step_s: float) -> View | None:
+    """Fence next, if what came last says that the pause would be a short one.
+
+    The fence waits for a batch, the rest is followed, the target sealed and activated: each is
+    about what the last step of following was, which read at the source and committed at the target.
+    The decision is two database transactions of the catalog, of which this is one.
+    """
+    began_s = time.monotonic()
+    if not await hands.register.renew_lease(hands.move.move_id, hands.term):
+        return None
+    catalog_s = time.monotonic() - began_s
+    expected_ms = round((4 * step_s + 2 * catalog_s) * 1000, 1)
+    hands.gate_is_open = expected_ms <= hands.move.max_pause_ms
+    hands.expected_pause_ms = expected_ms
+    if not hands.gate_is_open and time.monotonic() - hands.noted_at_s > NOTE_S:
+        gate = f"a pause of {expected_ms:.0f} ms is expected, {hands.move.max_pause_ms} are allowed"
+        await hands.note("wait for a short pause", gate=gate)
+    return view
 
 
 async def _copy(hands: Hands, target: Head) -> None:
@@ -288,17 +340,12 @@ def _amounts(progress: Progress, started_s: float) -> dict[str, object]:
     return {"rows": progress.rows, "bytes": progress.bytes, "copy_seconds": seconds}
 
 
-async def _follow(hands: Hands, view: View) -> View | None:
+async def _follow(hands: Hands, view: View) -> View:
     """Apply the next step of the journal, if there is one."""
     assert view.target is not None
-    try:
-        position = await follow(
-            hands.source, hands.target, hands.job(view.target), view.target.position
-        )
-    except psycopg.Error as exc:
-        if is_lost_import(exc):
-            return None
-        raise
+    position = await follow(
+        hands.source, hands.target, hands.job(view.target), view.target.position
+    )
     if position == view.target.position:
         return view
     if hands.fenced_at_s is None and time.monotonic() - hands.noted_at_s > NOTE_S:
@@ -314,30 +361,47 @@ def _is_verified(hands: Hands) -> bool:
     return at_s is not None and time.monotonic() - at_s < VERIFIED_S_MAX
 
 
-async def _compare(hands: Hands, view: View) -> View | None:
-    """Compare every row at one sequence: the target is brought exactly to the source's snapshot."""
+async def _compare(hands: Hands, view: View) -> View:
+    """Compare every row at one sequence; rows that differ abort the move."""
+    assert view.target is not None
     await hands.note("compare")
-    await hands.source.execute(SNAPSHOT)
-    try:
-        at: View | None = view
-        before = None
-        while at is not None and at != before:
-            before, at = at, await _follow(hands, at)
-        if at is None or at.target is None:
-            return None
-        await hands.target.execute(SNAPSHOT)
-        try:
-            tenant_id = hands.move.tenant_id
-            differences = await name_differences(hands.source, hands.target, tenant_id)
-        finally:
-            await hands.target.rollback()
-    finally:
-        await hands.source.rollback()
-    if differences:
-        hands.abort_reason = f"rows differ: {'; '.join(differences[:5])}"
+    job = hands.job(view.target)
+    position, found = await _compare_at_snapshot(
+        hands.source, hands.target, job, view.target.position
+    )
+    if found.differences:
+        hands.abort_reason = f"rows differ: {'; '.join(found.differences[:5])}"
     hands.verified_at_s = time.monotonic()
-    await hands.note("follow", compared_at=at.target.position.seq, differences=differences[:20])
-    return at
+    await hands.note("follow", **_compared(position, found))
+    return replace(view, target=replace(view.target, position=position, term=hands.term))
+
+
+async def _compare_at_snapshot(
+    leader: Cell, follower: Cell, job: Importing, position: Position
+) -> tuple[Position, Comparison]:
+    """Bring the follower from its position exactly to a snapshot of the leader, and compare."""
+    await leader.execute(SNAPSHOT)
+    try:
+        before = None
+        while position != before:
+            before, position = position, await follow(leader, follower, job, position)
+        await follower.execute(SNAPSHOT)
+        try:
+            return position, await compare_rows(leader, follower, job.tenant_id)
+        finally:
+            await follower.rollback()
+    finally:
+        await leader.rollback()
+
+
+def _compared(position: Position, found: Comparison) -> dict[str, object]:
+    digests = [{name: asdict(each) for name, each in side.items()} for side in found.digests]
+    return {
+        "compared_at": position.seq,
+        "differences": found.differences[:20],
+        "digests": digests,
+        "trial_balances": found.trial_balances,
+    }
 
 
 async def _begin_again(hands: Hands, target: Head, reason: str) -> None:
@@ -401,10 +465,14 @@ async def _within_the_pause(
 
 async def _decide(hands: Hands, view: View, decision: Decision) -> View:
     # The point of no return: whoever is first writes the decision, for all.
-    decided = await hands.register.decide(hands.move, decision)
+    source = view.source
+    is_cut = source is not None and source.heading.state is HeadState.FENCED
+    cut = source.position if source is not None and is_cut else None
+    decided = await hands.register.decide(hands.move, decision, cut)
     if decided is Decision.ABORT:
         await hands.note("abort", aborted_because=hands.abort_reason)
-    return replace(view, decision=decided)
+    is_committed = decided is Decision.COMMIT
+    return replace(view, decision=decided, window_is_open=is_committed and hands.move.window_s > 0)
 
 
 async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
@@ -415,11 +483,54 @@ async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
         # Only now: a router that knew earlier would send to a cell that does not know yet.
         await hands.on_owned()
         if pause_s is not None:
-            await hands.note("serve again", pause_ms=round(pause_s * 1000, 1))
+            await hands.note(
+                "serve again",
+                pause_ms=round(pause_s * 1000, 1),
+                expected_pause_ms=hands.expected_pause_ms,
+            )
     return after
 
 
 # After the decision -----------------------------------------------------------------------------
+
+
+async def _shadow(hands: Hands, view: View) -> None:
+    """One visit while the move can be rolled back: the source comes to where the target is."""
+    assert view.source is not None and view.target is not None
+    await _recompute(hands, view)
+    job = hands.job(view.source)
+    verified_at_s = view.progress.get("shadow_compared_at_s", 0.0)
+    if time.time() - verified_at_s < SHADOW_VERIFIED_S_MAX:
+        before, position = None, view.source.position
+        while position != before:
+            before, position = position, await follow(hands.target, hands.source, job, position)
+        await hands.note(CAN_BE_ROLLED_BACK, shadow_seq=position.seq)
+        return
+    position, found = await _compare_at_snapshot(
+        hands.target, hands.source, job, view.source.position
+    )
+    if found.differences:
+        log.error("shadow differs", extra={"move": hands.move.move_id, "rows": found.differences})
+    await hands.note(
+        CAN_BE_ROLLED_BACK,
+        shadow_seq=position.seq,
+        shadow_compared_at_s=round(time.time(), 3),
+        shadow_differences=found.differences[:20],
+    )
+
+
+async def _recompute(hands: Hands, view: View) -> None:
+    """The target's ledger is recomputed from its journal, once. Raises MoveIllegal."""
+    if "recomputed" in view.progress:
+        return
+    await hands.note("recompute")
+    report = await hands.fold()
+    if not report.ok:
+        wrong = [f"{each.check}: {each.message}" for each in report.differences]
+        await hands.note("recompute", wrong=wrong[:20])
+        raise MoveIllegal(f"the ledger at the target is wrong: {'; '.join(wrong[:5])}")
+    counts = ("accounts", "entries", "transactions", "segments", "last_seq")
+    await hands.note("recompute", recomputed={name: getattr(report, name) for name in counts})
 
 
 async def _retire(hands: Hands, view: View, change: Change) -> View | None:
@@ -428,17 +539,7 @@ async def _retire(hands: Hands, view: View, change: Change) -> View | None:
     head = view.source if at_source else view.target
     assert head is not None, "a cell that lost the tenant has a tombstone"
     if at_source:
-        await hands.note("recompute")
-        wrong = await hands.fold()
-        if wrong:
-            await hands.note("recompute", wrong=wrong[:20])
-            raise MoveIllegal(f"the ledger at the target is wrong: {'; '.join(wrong[:5])}")
+        await _recompute(hands, view)
     await hands.note("clean up")
-    cell = _cell(hands, change.side)
-    try:
-        await delete_rows(cell, hands.job(head), head.position)
-    except psycopg.Error as exc:
-        if is_lost_import(exc):
-            return None
-        raise
+    await delete_rows(_cell(hands, change.side), hands.job(head), head.position)
     return await _change(hands, view, change)

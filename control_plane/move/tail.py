@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-import psycopg
 from psycopg.errors import UniqueViolation
 
 from cell.batch import Idempotency
@@ -62,8 +61,7 @@ SELECT first_seq, last_seq, epoch, format, body, prev_hash, hash FROM (
 async def follow(source: Cell, target: Cell, job: Importing, position: Position) -> Position:
     """Apply the next segments behind the target's position, at most one step; where it is then.
 
-    The same position means that there are none. Raises Diverged, and psycopg.Error CL003 where the
-    import is not this term's any more, or stands elsewhere.
+    The same position means that there are none. Raises Diverged, ImportLost.
     """
     values = (job.tenant_id, position.seq, SEGMENTS_PER_STEP, BYTES_PER_STEP)
     cursor = await source.execute(SEGMENTS, values, binary=True)
@@ -231,8 +229,3 @@ async def _write_keys(records: Sequence[Record], target: Cell, tenant_id: UUID) 
         times = [record.at_us for record in uses.values()]
         seqs = [record.seq for record in uses.values()]
         await target.execute(WRITE_KEYS, (tenant_id, list(uses), times, seqs))
-
-
-def is_lost_import(error: psycopg.Error) -> bool:
-    """Did the guard refuse, because the import is somebody else's, or elsewhere, by now?"""
-    return error.sqlstate == "CL003"

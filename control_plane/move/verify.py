@@ -13,10 +13,9 @@ from uuid import UUID
 
 from psycopg import sql
 
-from cell.tables import PROJECTED_TABLES, TENANT_TABLES
+from cell.tables import COMPARED_TABLES, TENANT_TABLES
 from control_plane.move.cell_heads import Cell
 
-COMPARED_TABLES = tuple(name for name in TENANT_TABLES if name not in PROJECTED_TABLES)
 NAMED_ROWS_MAX = 20
 """Of a table whose rows differ, so many are named."""
 
@@ -82,17 +81,45 @@ async def digests(cell: Cell, tenant_id: UUID) -> Digests:
     return found
 
 
-async def name_differences(source: Cell, target: Cell, tenant_id: UUID) -> list[str]:
-    """The rows that differ between the two snapshots the caller has open, at most NAMED_ROWS_MAX
-    of each table; empty where all agree."""
-    at_source, at_target = await asyncio.gather(
-        digests(source, tenant_id), digests(target, tenant_id)
-    )
+TRIAL_BALANCE: LiteralString = """
+SELECT a.currency, sum(b.posted_debits)::text, sum(b.posted_credits)::text
+FROM ledger_account_balances b JOIN ledger_accounts a
+    ON a.tenant_id = b.tenant_id AND a.id = b.ledger_account_id
+WHERE b.tenant_id = %s GROUP BY a.currency ORDER BY a.currency
+"""
+
+TrialBalance = dict[str, tuple[str, str]]
+"""Posted debits and credits of each currency, in its smallest unit, as decimal digits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two snapshots of one tenant at one sequence: the source's first, the target's second."""
+
+    digests: tuple[Digests, Digests]
+    trial_balances: tuple[TrialBalance, TrialBalance]
+    differences: list[str]
+    """Rows that differ, at most NAMED_ROWS_MAX of each table; empty where all agree."""
+
+
+async def compare_rows(source: Cell, target: Cell, tenant_id: UUID) -> Comparison:
+    """Compare the snapshots that the caller has begun in both."""
+    found = await asyncio.gather(digests(source, tenant_id), digests(target, tenant_id))
     differences = []
     for table in COMPARED_TABLES:
-        if at_source[table] != at_target[table]:
+        if found[0][table] != found[1][table]:
             differences += await _name_rows(source, target, tenant_id, table)
-    return differences
+    balances = [await _trial_balance(cell, tenant_id) for cell in (source, target)]
+    return Comparison(
+        digests=(found[0], found[1]),
+        trial_balances=(balances[0], balances[1]),
+        differences=differences,
+    )
+
+
+async def _trial_balance(cell: Cell, tenant_id: UUID) -> TrialBalance:
+    cursor = await cell.execute(TRIAL_BALANCE, (tenant_id,))
+    return {currency: (debits, credits) for currency, debits, credits in await cursor.fetchall()}
 
 
 async def _name_rows(source: Cell, target: Cell, tenant_id: UUID, table: str) -> list[str]:

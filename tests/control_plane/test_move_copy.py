@@ -27,8 +27,8 @@ from cell.ledger.model import Status, TenantId
 from cell.tables import TENANT_TABLES
 from control_plane.move import rows, tail
 from control_plane.move.cell_heads import Cell, change_head, connect, read_head
-from control_plane.move.heads import Change, Heading, HeadState, Position, Side
-from control_plane.move.rows import Importing, Progress, copy_rows, delete_rows
+from control_plane.move.heads import START, Change, Heading, HeadState, Position, Side
+from control_plane.move.rows import Importing, ImportLost, Progress, copy_rows, delete_rows
 from control_plane.move.tail import Diverged, follow
 from control_plane.routing import Epoch
 
@@ -191,9 +191,8 @@ async def test_whoever_is_too_late_writes_nothing(pair: Pair) -> None:
     reached = await follow(pair.source, pair.target, newer, position)
     assert reached != position
     for job, at in ((pair.job, reached), (newer, position)):
-        with pytest.raises(psycopg.Error) as refusal:
+        with pytest.raises(ImportLost):
             await follow(pair.source, pair.target, job, at)
-        assert refusal.value.sqlstate == "CL003"
     assert (await pair.head()).position == reached
     assert pair.contents(1, pair.tenant_id) != before
 
@@ -214,9 +213,8 @@ async def test_an_import_that_is_sealed_stays_as_it_is(pair: Pair) -> None:
         follow(pair.source, pair.target, pair.job, position),
         delete_rows(pair.target, pair.job, position),
     ):
-        with pytest.raises(psycopg.Error) as refusal:
+        with pytest.raises(ImportLost):
             await attempt
-        assert refusal.value.sqlstate == "CL003"
     assert pair.contents(1, pair.tenant_id) == before
 
 
@@ -242,7 +240,7 @@ async def test_rows_are_deleted_of_the_tenant_only(pair: Pair) -> None:
         await fill_tenant(writer, neighbour, pair.databases[1].superuser_dsn)
     before = pair.contents(1, neighbour)
     await copy_rows(pair.source, pair.target, pair.job)
-    for at in ((await pair.head()).position, rows.START):
+    for at in ((await pair.head()).position, START):
         await delete_rows(pair.target, pair.job, at)
         assert not any(pair.contents(1, pair.tenant_id).values())
         assert pair.contents(1, neighbour) == before
