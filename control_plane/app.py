@@ -96,6 +96,7 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route(f"{tenant}/verify", operator(api.verify), methods=["POST"]),
             Route("/v1/moves", operator(api.create_move), methods=["POST"]),
             Route("/v1/moves", operator(api.list_moves), methods=["GET"]),
+            Route("/v1/moves/rehearsals", operator(api.rehearse_move), methods=["POST"]),
             Route("/v1/moves/{move_id}", operator(api.show_move), methods=["GET"]),
             Route("/v1/moves/{move_id}/abort", operator(api.abort_move), methods=["POST"]),
             Route("/v1/moves/{move_id}/rollback", operator(api.roll_back_move), methods=["POST"]),
@@ -226,6 +227,17 @@ class Api:
             max_pause_ms=wanted.max_pause_ms,
         )
         return _json(_move_report(record), 201)
+
+    async def rehearse_move(self, request: Request) -> Response:
+        wanted = await _body(request, NewMove)
+        status = await self._plane.fleet.status(self._plane.feed.version or 0)
+        rehearsal = await self._plane.movers.rehearse(
+            wanted.tenant,
+            wanted.cell,
+            batch_ms_p99={cell.name: cell.batch_ms_p99 for cell in status.cells},
+            max_pause_ms=wanted.max_pause_ms,
+        )
+        return _json(rehearsal)
 
     async def list_moves(self, request: Request) -> Response:
         records = await self._plane.movers.register.latest(MOVES_LISTED_MAX)

@@ -24,6 +24,7 @@ from control_plane.wire import (
     ErrorAnswer,
     ListedKey,
     ListedTenant,
+    MoveRehearsal,
     MoveReport,
     NewMove,
     NewTenant,
@@ -99,6 +100,12 @@ class OperatorClient:
         """Returns as soon as the move is planned; see `move`."""
         body = NewMove(tenant=slug, cell=cell, window_s=window_s, max_pause_ms=max_pause_ms)
         return self._request("POST", "/v1/moves", MoveReport, body)
+
+    def rehearse_move(self, slug: str, cell: str, *, max_pause_ms: int) -> MoveRehearsal:
+        """Counts the tenant's rows, which takes as long as it is large."""
+        body = NewMove(tenant=slug, cell=cell, max_pause_ms=max_pause_ms)
+        path = "/v1/moves/rehearsals"
+        return self._request("POST", path, MoveRehearsal, body, wait_s=VERIFY_S_MAX)
 
     def moves(self) -> list[MoveReport]:
         """The latest, newest first."""

@@ -86,6 +86,27 @@ class NewMove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Nothing is fenced while a longer pause of writes is to be expected."""
 
 
+class MoveRehearsal(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/moves/rehearsals: what a move would be like; its pause is made of these times."""
+
+    tenant: str
+    source: str
+    target: str
+    rows: int
+    """To be copied."""
+    journal_bytes: int
+    batch_ms_p99: float | None
+    """Of the source's sequencer: the fence waits for a batch; null: not known."""
+    read_ms: float
+    commit_ms: float
+    """Of the slower one of the two cells' databases."""
+    catalog_ms: float
+    expected_pause_ms: float
+    max_pause_ms: int
+    refused: str | None
+    """Why the move would be refused, or wait; null: it would not."""
+
+
 class MoveReport(msgspec.Struct, frozen=True, kw_only=True):
     """A move, as all routes of /v1/moves have it."""
 

@@ -18,7 +18,14 @@ from control_plane.cli_options import ControlPort, Json, TenantSlug, connect
 from control_plane.client import OperatorClient
 from control_plane.errors import NotFound, PlatformUnavailable
 from control_plane.move.certificate import problems_of
-from control_plane.wire import CAN_BE_ROLLED_BACK, MAX_PAUSE_MS, WINDOW_S, WINDOW_S_MAX, MoveReport
+from control_plane.wire import (
+    CAN_BE_ROLLED_BACK,
+    MAX_PAUSE_MS,
+    WINDOW_S,
+    WINDOW_S_MAX,
+    MoveRehearsal,
+    MoveReport,
+)
 
 POLL_S = 0.2
 AWAY_S_MAX = 60.0
@@ -49,6 +56,9 @@ def move(
             metavar="MS", min=1, max=60_000, help="Wait for as long as a longer pause is expected."
         ),
     ] = MAX_PAUSE_MS,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what it would be like, and move nothing.")
+    ] = False,
     control_port: ControlPort = None,
     as_json: Json = False,
 ) -> None:
@@ -58,9 +68,13 @@ def move(
     for a moment in which the catalog decides, and go on at the new cell. Until then the move can be
     aborted and leaves everything as it was; after it, within the window, it can be rolled back by
     `moves rollback`, or by moving the tenant back. With --json, one line for each change of what is
-    known. Exits with 1 if the move was aborted.
+    known. Exits with 1 if the move was aborted, or would be refused.
     """
     with connect(control_port) as client:
+        if dry_run:
+            rehearsal = client.rehearse_move(tenant, cell, max_pause_ms=max_pause_ms)
+            cli_tables.show(rehearsal, as_json, print_rehearsal)
+            raise typer.Exit(0 if rehearsal.refused is None else 1)
         report = client.create_move(
             tenant, cell, window_s=rollback_window, max_pause_ms=max_pause_ms
         )
@@ -215,6 +229,23 @@ def sentence(report: MoveReport) -> str:
     if report.differences:
         parts.append(f"{len(report.differences)} rows differ: {report.differences[0]}")
     return ", ".join(parts)
+
+
+def print_rehearsal(console: Console, rehearsal: MoveRehearsal) -> None:
+    megabytes = rehearsal.journal_bytes / 1e6
+    batch = "unknown" if rehearsal.batch_ms_p99 is None else f"{rehearsal.batch_ms_p99:.1f} ms"
+    for line in (
+        f"{rehearsal.tenant}: {rehearsal.source} -> {rehearsal.target}, nothing was moved",
+        f"copy     {rehearsal.rows:,} rows, of them a journal of {megabytes:,.1f} MB",
+        "then     follow, compare every row, fence, decide, serve at the new cell",
+        f"pause    {rehearsal.expected_pause_ms:.0f} ms expected,"
+        f" {rehearsal.max_pause_ms} allowed: a batch takes {batch} (p99),"
+        f" a read {rehearsal.read_ms:.1f} ms, a commit {rehearsal.commit_ms:.1f} ms,"
+        f" the catalog {rehearsal.catalog_ms:.1f} ms",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
+    if rehearsal.refused is not None:
+        console.print(f"refused  {rehearsal.refused}", soft_wrap=True, markup=False)
 
 
 def print_move(console: Console, report: MoveReport) -> None:

@@ -28,10 +28,12 @@ from control_plane.move.cell_heads import connect, read_head
 from control_plane.move.heads import Head, HeadState
 from control_plane.move.plan import Decision, Move, epoch_above
 from control_plane.move.register import LEASE_S, MoveRecord, Register
+from control_plane.move.rehearsal import rehearse
 from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
 from control_plane.routing import CellName, Epoch
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications
+from control_plane.wire import MoveRehearsal
 
 LOOK_S = 0.5
 """Between two looks for open moves when nobody wakes it."""
@@ -94,6 +96,29 @@ class Movers:
             max_pause_ms=max_pause_ms,
         )
         return await self._record(move, actor)
+
+    async def rehearse(
+        self, slug: str, target: str, *, batch_ms_p99: Mapping[str, float | None], max_pause_ms: int
+    ) -> MoveRehearsal:
+        """What the move would be like; nothing is changed. Raises what `plan` does."""
+        tenant = await self.movable(slug, target)
+        source, _, _ = await self.register.seen(tenant)
+        try:
+            async with (
+                await connect(self._dsns[source]) as at_source,
+                await connect(self._dsns[CellName(target)]) as at_target,
+            ):
+                return await rehearse(
+                    at_source,
+                    at_target,
+                    self.register,
+                    tenant,
+                    places=(slug, source, target),
+                    batch_ms_p99=batch_ms_p99.get(source),
+                    max_pause_ms=max_pause_ms,
+                )
+        except psycopg.Error as exc:
+            raise CellUnavailable(f"{source} and {target} cannot be measured: {exc}") from exc
 
     async def movable(self, slug: str, target: str) -> UUID:
         """The tenant, if it can be moved to that cell at all. Raises NotFound, TenantProvisioning,

@@ -113,6 +113,16 @@ def epoch_above(seen: Iterable[Epoch]) -> Epoch:
     return Epoch(max(seen) + 1)
 
 
+def expected_pause_ms(step_s: float, catalog_s: float) -> float:
+    """How long writes would pause.
+
+    The fence waits for a batch, the rest is followed, the target is sealed, and activated: each of
+    the four is about a step of following, which reads at the source and commits at the target. The
+    decision is as long as two database transactions of the catalog.
+    """
+    return (4 * step_s + 2 * catalog_s) * 1000
+
+
 def next_act(
     move: Move,
     decision: Decision | None,

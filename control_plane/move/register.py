@@ -67,6 +67,11 @@ class Register:
     WHERE p.organization_id = %s GROUP BY p.cell, p.epoch
     """
 
+    async def measure(self) -> None:
+        """One database transaction that is flushed, for who wants to know how long that takes."""
+        async with self._catalog.transaction() as tx:
+            await tx.execute("SELECT pg_logical_emit_message(true, 'cloister rehearsal', '')")
+
     async def seen(self, tenant_id: UUID) -> tuple[CellName, Epoch, Epoch]:
         """The tenant's cell and epoch, and the highest epoch of any of its moves."""
         async with self._catalog.transaction() as tx:

@@ -30,6 +30,7 @@ from control_plane.move.plan import (
     Move,
     Retire,
     Shadow,
+    expected_pause_ms,
     next_act,
 )
 from control_plane.move.register import Register
@@ -293,17 +294,12 @@ def _is_close(before: View, after: View) -> bool:
 
 
 async def _open_gate(hands: Hands, view: View, step_s: float) -> View | None:
-    """Fence next, if what came last says that the pause would be a short one.
-
-    The fence waits for a batch, the rest is followed, the target sealed and activated: each is
-    about what the last step of following was, which read at the source and committed at the target.
-    The decision is two database transactions of the catalog, of which this is one.
-    """
+    """Fence next, if what came last says that the pause would be a short one."""
     began_s = time.monotonic()
     if not await hands.register.renew_lease(hands.move.move_id, hands.term):
         return None
     catalog_s = time.monotonic() - began_s
-    expected_ms = round((4 * step_s + 2 * catalog_s) * 1000, 1)
+    expected_ms = round(expected_pause_ms(step_s, catalog_s), 1)
     hands.gate_is_open = expected_ms <= hands.move.max_pause_ms
     hands.expected_pause_ms = expected_ms
     if not hands.gate_is_open and time.monotonic() - hands.noted_at_s > NOTE_S:

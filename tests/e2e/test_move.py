@@ -1,5 +1,5 @@
-"""Method: a tenant of a platform of real processes is moved there and back by the command, while a
-client of the official kind of requests goes on.
+"""Method: tenants of a platform of real processes are moved by the commands, while a client of the
+official kind of requests goes on.
 """
 
 import json
@@ -95,7 +95,8 @@ def test_a_tenant_moves_there_and_back_while_it_writes(platform: Any, tenant: An
             report = move(platform, "mover", cell)
             assert (report["decision"], report["target"]) == ("commit", cell)
             assert report["pause_ms"] > 0
-            assert report["rows"] > 0
+            assert report["phase"] == "can be rolled back"
+            check_certificate(platform, report)
             listed = json.loads(platform.run("tenants", "list", "--json").stdout)
             assert next(t["cell"] for t in listed if t["tenant"] == "mover") == cell
     assert traffic.error is None, traffic.error
@@ -105,15 +106,72 @@ def test_a_tenant_moves_there_and_back_while_it_writes(platform: Any, tenant: An
     report = tenant.verify()
     assert report["ok"], report
     assert report["transactions"] == len(traffic.written)
-    shown = platform.run("moves", "list", "--json").stdout
-    assert [move["phase"] for move in json.loads(shown)[:2]] == ["commit", "commit"]
+    # Back within the window of the first move, the second one is its rollback: nothing was copied.
+    back, there = json.loads(platform.run("moves", "list", "--json").stdout)[:2]
+    assert (back["follows"], back["rows"]) == (there["move_id"], None)
+    assert (there["phase"], there["rows"] > 0) == ("rolled back", True)
+    refused = platform.run("moves", "rollback", there["move_id"], expected=1).stderr
+    assert "move the tenant there again" in refused
+    finished = platform.run("moves", "finish", back["move_id"], "--json").stdout
+    assert json.loads(finished.splitlines()[-1])["phase"] == "commit"
+
+
+def check_certificate(platform: Any, report: dict[str, Any]) -> None:
+    shown = platform.run("moves", "show", report["move_id"], "--certificate").stdout
+    file = platform.home / "certificate.json"
+    file.write_text(shown)
+    assert "proves the move" in platform.run("moves", "check", file).stdout
+    file.write_text(shown.replace('"pause_ms":', '"pause_ms":1', 1))
+    assert "checksum" in platform.run("moves", "check", file, expected=1).stderr
+
+
+def test_a_cell_is_evacuated(platform: Any) -> None:
+    """All tenants of a cell, in the middle of it begun anew; one of them is in traffic."""
+    busy = platform.create_tenant("busy")
+    target = "cell-b" if busy.cell == "cell-a" else "cell-a"
+    for number in range(3):
+        platform.run("tenants", "create", f"quiet-{number}", "--cell", busy.cell)
+    evacuate = ["evacuate", busy.cell, "--to", target, "--pause", "0", "--json"]
+    patience = ["--max-pause-ms", "60000", "--rollback-window", "0"]
+    with Traffic(busy) as traffic:
+        # Stopped as soon as it says that something has begun, and begun again.
+        first = platform.begin(*evacuate, *patience)
+        assert json.loads(first.stdout.readline())["event"] == "moving"
+        first.kill()
+        first.communicate(timeout=60)
+        for _ in range(5):
+            second = platform.begin(*evacuate, *patience)
+            told = [json.loads(line) for line in second.communicate(timeout=600)[0].splitlines()]
+            if second.returncode == 0:
+                break
+            assert {line["reason"] for line in told if line["event"] == "later"} != set()
+    assert second.returncode == 0
+    assert told[-1]["event"] == "done"
+    assert traffic.error is None, traffic.error
+    listed = json.loads(platform.run("tenants", "list", "--json").stdout)
+    assert {tenant["cell"] for tenant in listed} == {target}
+    assert busy.verify()["ok"]
+
+
+def test_a_dry_run_moves_nothing(platform: Any) -> None:
+    tenant = platform.create_tenant("careful")
+    target = "cell-b" if tenant.cell == "cell-a" else "cell-a"
+    command = ("move", "careful", target, "--dry-run", "--json")
+    rehearsal = json.loads(platform.run(*command, "--max-pause-ms", "60000").stdout)
+    assert rehearsal["refused"] is None
+    assert 0 < rehearsal["commit_ms"] < rehearsal["expected_pause_ms"]
+    assert rehearsal["rows"] > 0
+    refused = json.loads(platform.run(*command, "--max-pause-ms", "1", expected=1).stdout)
+    assert "1 are allowed" in refused["refused"]
+    listed = json.loads(platform.run("tenants", "list", "--json").stdout)
+    assert next(t["cell"] for t in listed if t["tenant"] == "careful") == tenant.cell
 
 
 def move(platform: Any, tenant: str, cell: str) -> dict[str, Any]:
     """The last report. On a machine that stands still a pause can be too long: then, once more."""
     for _ in range(10):
         done = subprocess.run(
-            platform.command("move", tenant, cell, "--json"),
+            platform.command("move", tenant, cell, "--max-pause-ms", "60000", "--json"),
             env=platform.environ,
             capture_output=True,
             text=True,
