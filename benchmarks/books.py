@@ -23,6 +23,7 @@ TRANSACTIONS: Final = 500
 PAIRS: Final = 10_000
 """Different transactions that a run's writes go round through."""
 SETUP_CONNECTIONS: Final = 16
+ATTEMPTS_MAX: Final = 30
 REQUEST_S_MAX: Final = 20.0
 SEED: Final = 20_260_101
 
@@ -87,9 +88,12 @@ async def create_many(
 
 
 async def create_object(client: httpx.AsyncClient, resource: str, body: dict[str, Any]) -> str:
-    answer = await client.post(
-        f"/api/{resource}", json=body, headers={"idempotency-key": str(uuid.uuid4())}
-    )
+    headers = {"idempotency-key": str(uuid.uuid4())}
+    for _ in range(ATTEMPTS_MAX):
+        answer = await client.post(f"/api/{resource}", json=body, headers=headers)
+        if answer.status_code not in (429, 503):
+            break
+        await asyncio.sleep(1.0)
     if answer.status_code != 201:
         raise Wrong(f"POST {resource} was answered {answer.status_code}: {answer.text}")
     return str(answer.json()["id"])

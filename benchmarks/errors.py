@@ -4,6 +4,7 @@ BenchmarkError
 ├── Skipped      a part cannot run on this machine; the reason is shown in the table
 ├── NotReady     a process did not become ready before its deadline, or died
 └── Wrong        a run broke an invariant or got unexpected answers: its figures are worthless
+    └── Refused  nothing failed, but a limit refused some: the machine stood still for too long
 """
 
 
@@ -21,3 +22,7 @@ class NotReady(BenchmarkError):
 
 class Wrong(BenchmarkError):
     """A run broke an invariant or got unexpected answers."""
+
+
+class Refused(Wrong):
+    """Some requests met a limit (429, 503); every other one was answered as expected."""

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
+from benchmarks.errors import Refused
 from benchmarks.percentiles import median
 from benchmarks.report import Progress
 
@@ -11,18 +12,31 @@ Result = TypeVar("Result")
 
 ROUNDS: Final = 5
 ROUNDS_QUICK: Final = 1
+REPEATS_MAX: Final = 5
 
 
 def interleave(
     arms: Mapping[str, Callable[[], Result]], rounds: int, progress: Progress
 ) -> dict[str, list[Result]]:
-    """Run every arm once per round, in the order given; every arm's results, in order of rounds."""
+    """Run every arm once per round, in the order given; every arm's results, in order of rounds.
+
+    A run that met a limit is run again, REPEATS_MAX times in all; the progress says so.
+    """
+    repeats = 0
     results: dict[str, list[Result]] = {name: [] for name in arms}
     for number in range(1, rounds + 1):
         for name, run in arms.items():
             progress(f"round {number} of {rounds}: {name}")
-            gc.collect()
-            results[name].append(run())
+            while True:
+                gc.collect()
+                try:
+                    results[name].append(run())
+                    break
+                except Refused as exc:
+                    repeats += 1
+                    if repeats > REPEATS_MAX:
+                        raise
+                    progress(f"run again, as the machine stood still: {exc}")
     return results
 
 

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.errors import Wrong
+from benchmarks.errors import Refused, Wrong
 from benchmarks.http_load import Load, LoadResult, run_load
 from benchmarks.http_requests import Kind, OneOf, Part, Text, Unique, get, post
 from benchmarks.machine import examine_machine
@@ -217,7 +217,9 @@ def measure(name: str, way: Way, kind: Kind, connections: int, seconds: float) -
 def require_success(result: LoadResult, what: str) -> None:
     if result.failures:
         seen = {kind.name: kind.statuses | {"lost": kind.lost} for kind in result.kinds}
-        raise Wrong(f"{what}: {result.failures} requests failed; answers {seen}")
+        refused = sum(kind.statuses.get(s, 0) for kind in result.kinds for s in ("429", "503"))
+        error = Refused if refused == result.failures else Wrong
+        raise error(f"{what}: {result.failures} requests failed; answers {seen}")
 
 
 def rate_table(runs: Mapping[str, Sequence[Run]]) -> Table:

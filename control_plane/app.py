@@ -32,6 +32,7 @@ from control_plane.errors import (
 from control_plane.fleet import Fleet
 from control_plane.move.certificate import certificate_of
 from control_plane.move.movers import Movers
+from control_plane.move.reconciliation import Reconciler
 from control_plane.move.register import MoveRecord
 from control_plane.provisioning import Provisioning
 from control_plane.routing_feed import WAIT_MS_MAX, RoutingFeed
@@ -73,6 +74,7 @@ class ControlPlane:
     provisioning: Provisioning
     verifications: Verifications
     movers: Movers
+    reconciler: Reconciler
     tokens: Tokens
     unready: str | None = "starting"
     """Why requests cannot be served yet; None when they can."""
@@ -94,6 +96,7 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route(f"{tenant}/keys", operator(api.list_keys), methods=["GET"]),
             Route(key, operator(api.revoke_key), methods=["DELETE"]),
             Route(f"{tenant}/verify", operator(api.verify), methods=["POST"]),
+            Route(f"{tenant}/reconcile", operator(api.reconcile), methods=["POST"]),
             Route("/v1/moves", operator(api.create_move), methods=["POST"]),
             Route("/v1/moves", operator(api.list_moves), methods=["GET"]),
             Route("/v1/moves/rehearsals", operator(api.rehearse_move), methods=["POST"]),
@@ -216,6 +219,10 @@ class Api:
     async def verify(self, request: Request) -> Response:
         slug = request.path_params["slug"]
         return _json(await self._plane.verifications.verify(slug, request.is_disconnected))
+
+    async def reconcile(self, request: Request) -> Response:
+        slug = request.path_params["slug"]
+        return _json(await self._plane.reconciler.reconcile(slug, request.is_disconnected))
 
     async def create_move(self, request: Request) -> Response:
         wanted = await _body(request, NewMove)

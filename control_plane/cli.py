@@ -1,5 +1,5 @@
 """The `cloister` command's part that talks to a running platform: status, tenants, keys,
-load, verify, move, evacuate.
+load, verify, move, evacuate, reconcile, demo.
 
 `infra/cli.py` adds `up` and `down` to `app`. Every command finds the platform by --control-port or
 CLOISTER_CONTROL_URL, and its token by `access.py`. Results go to stdout, errors to stderr in one
@@ -17,7 +17,9 @@ from control_plane.cli_options import ControlPort, Json, TenantSlug, connect
 from control_plane.errors import ControlPlaneError
 from control_plane.load.command import load
 from control_plane.move.command import move, moves
+from control_plane.move.demo import demo
 from control_plane.move.evacuate import evacuate
+from control_plane.move.reconcile_command import reconcile
 from control_plane.verify.command import verify
 
 
@@ -124,4 +126,6 @@ app.command(
 app.command(epilog="Example: cloister verify demo --json")(verify)
 app.command(epilog="Example: cloister move acme cell-b")(move)
 app.add_typer(moves, name="moves")
+app.command(epilog="Example: cloister reconcile --cell cell-a --json")(reconcile)
+app.add_typer(demo, name="demo")
 app.command(epilog="Example: cloister evacuate cell-a --to cell-b")(evacuate)

@@ -4,6 +4,8 @@ Synchronous, one connection, a deadline for every call. Raises PlatformUnavailab
 start the platform, and PlatformRefused with the server's own words.
 """
 
+import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -28,6 +30,7 @@ from control_plane.wire import (
     MoveReport,
     NewMove,
     NewTenant,
+    Reconciliation,
     RevokedKey,
     StatusReport,
 )
@@ -37,6 +40,9 @@ REQUEST_S_MAX = 30.0
 """Longer than the control plane takes at most: a creation is three calls to a cell."""
 
 VERIFY_S_MAX = VERIFICATION_S_MAX + 60
+
+MOVE_POLL_S = 0.2
+AWAY_S_MAX = 60.0
 
 _AnswerT = TypeVar("_AnswerT")
 
@@ -89,6 +95,11 @@ class OperatorClient:
         path = f"/v1/tenants/{_part(slug)}/verify"
         return self._request("POST", path, VerificationReport, wait_s=VERIFY_S_MAX)
 
+    def reconcile(self, slug: str) -> Reconciliation:
+        """Returns when it is done, which takes as long as the tenant is large."""
+        path = f"/v1/tenants/{_part(slug)}/reconcile"
+        return self._request("POST", path, Reconciliation, wait_s=VERIFY_S_MAX)
+
     def create_move(
         self,
         slug: str,
@@ -113,6 +124,28 @@ class OperatorClient:
 
     def move(self, move_id: UUID) -> MoveReport:
         return self._request("GET", f"/v1/moves/{move_id}", MoveReport)
+
+    def watch_move(
+        self, move_id: UUID, until: Callable[[MoveReport], bool]
+    ) -> Iterator[MoveReport]:
+        """What is known of the move, again and again, up to a report of which `until` holds.
+
+        A control plane that restarts goes on with the move: for AWAY_S_MAX it is waited for.
+        """
+        answered_s = time.monotonic()
+        while True:
+            try:
+                report = self.move(move_id)
+            except (PlatformUnavailable, PlatformRefused) as exc:
+                is_back_soon = isinstance(exc, PlatformUnavailable) or exc.retryable
+                if not is_back_soon or time.monotonic() - answered_s > AWAY_S_MAX:
+                    raise
+            else:
+                answered_s = time.monotonic()
+                yield report
+                if until(report):
+                    return
+            time.sleep(MOVE_POLL_S)
 
     def abort_move(self, move_id: UUID) -> MoveReport:
         return self._request("POST", f"/v1/moves/{move_id}/abort", MoveReport)

@@ -21,6 +21,7 @@ from control_plane.errors import CatalogUnavailable, SettingsInvalid
 from control_plane.fleet import Fleet
 from control_plane.migrations import migrate
 from control_plane.move.movers import Movers
+from control_plane.move.reconciliation import Reconciler
 from control_plane.provisioning import Provisioning
 from control_plane.reconcile import backoff_s
 from control_plane.routing_feed import RoutingFeed
@@ -93,6 +94,7 @@ async def open_control_plane(
         verifications = Verifications(
             catalog, {cell.cell_name: cell.auditor_dsn for cell in cells_file.cells}
         )
+        mover_dsns = {cell.cell_name: cell.mover_dsn for cell in cells_file.cells}
         yield ControlPlane(
             catalog=catalog,
             feed=feed,
@@ -101,12 +103,8 @@ async def open_control_plane(
                 catalog=catalog, cells=fleet.clients, candidates=fleet.candidates
             ),
             verifications=verifications,
-            movers=Movers(
-                catalog,
-                feed,
-                verifications,
-                {cell.cell_name: cell.mover_dsn for cell in cells_file.cells},
-            ),
+            movers=Movers(catalog, feed, verifications, mover_dsns),
+            reconciler=Reconciler(catalog, verifications, mover_dsns),
             tokens=Tokens(operator=settings.operator_token, router=settings.router_token),
         )
 
@@ -139,6 +137,7 @@ async def run_loops(plane: ControlPlane, catalog_dsn: str) -> None:
         tasks.create_task(plane.feed.watch(), name="watch routing version")
         tasks.create_task(plane.fleet.run(), name="reconcile")
         tasks.create_task(plane.movers.run(), name="movers")
+        tasks.create_task(plane.reconciler.run(), name="reconcile tenants")
 
 
 async def prepare_catalog(plane: ControlPlane, catalog_dsn: str) -> None:

@@ -144,6 +144,28 @@ class MoveReport(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: datetime | None
 
 
+def is_finished(report: MoveReport) -> bool:
+    return report.finished_at is not None
+
+
+def is_done(report: MoveReport) -> bool:
+    """The cell that is to keep the tenant serves it, though the move may still be rolled back."""
+    return report.phase == CAN_BE_ROLLED_BACK or is_finished(report)
+
+
+class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/tenants/{slug}/reconcile"""
+
+    tenant: str
+    cell: str
+    ok: bool
+    last_seq: int
+    """The tenant's sequence at which its ledger was recomputed."""
+    shadow: str | None
+    """The cell that was compared too, where the last move can be rolled back."""
+    problems: list[str]
+
+
 class CellReport(msgspec.Struct, frozen=True, kw_only=True):
     """A cell as `GET /v1/status` has it; numbers are null while it is not healthy."""
 

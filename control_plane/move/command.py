@@ -3,7 +3,6 @@ shows one, aborts one. The moving is the control plane's: it goes on when this c
 """
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ from rich.console import Console
 from control_plane import cli_tables
 from control_plane.cli_options import ControlPort, Json, TenantSlug, connect
 from control_plane.client import OperatorClient
-from control_plane.errors import NotFound, PlatformUnavailable
+from control_plane.errors import NotFound
 from control_plane.move.certificate import problems_of
 from control_plane.wire import (
     CAN_BE_ROLLED_BACK,
@@ -25,11 +24,9 @@ from control_plane.wire import (
     WINDOW_S_MAX,
     MoveRehearsal,
     MoveReport,
+    is_done,
+    is_finished,
 )
-
-POLL_S = 0.2
-AWAY_S_MAX = 60.0
-"""A control plane that restarts goes on with the move; so long it is waited for."""
 
 moves = typer.Typer(
     help="List, show, abort, roll back and finish moves of tenants.", no_args_is_help=True
@@ -83,20 +80,11 @@ def move(
 
 def _show_to_the_end(client: OperatorClient, report: MoveReport, as_json: bool) -> None:
     """Exits with 1 if the move was aborted."""
-    report = _follow(client, report, as_json, until=_is_done)
+    report = _follow(client, report, as_json, until=is_done)
     if not as_json:
         cli_tables.show(report, False, print_move)
     if report.decision != "commit":
         raise typer.Exit(1)
-
-
-def _is_done(report: MoveReport) -> bool:
-    """Served by the cell that is to keep it, though it may still be rolled back."""
-    return report.phase == CAN_BE_ROLLED_BACK or _is_finished(report)
-
-
-def _is_finished(report: MoveReport) -> bool:
-    return report.finished_at is not None
 
 
 def _follow(
@@ -107,21 +95,13 @@ def _follow(
 ) -> MoveReport:
     """The first report of which `until` holds; what changes on the way is shown."""
     said = ""
-    answered_s = time.monotonic()
-    while True:
+    for last in client.watch_move(report.move_id, until):
+        report = last
         line = msgspec.json.encode(report).decode() if as_json else sentence(report)
         if line != said:
             print(line, file=sys.stdout if as_json else sys.stderr, flush=True)
             said = line
-        if until(report):
-            return report
-        time.sleep(POLL_S)
-        try:
-            report = client.move(report.move_id)
-            answered_s = time.monotonic()
-        except PlatformUnavailable:
-            if time.monotonic() - answered_s > AWAY_S_MAX:
-                raise
+    return report
 
 
 @moves.command("list", epilog="Example: cloister moves list --json")
@@ -208,7 +188,7 @@ def finish_move(move_id: MoveId, control_port: ControlPort = None, as_json: Json
     The tenant can be moved anywhere then. Safe to repeat.
     """
     with connect(control_port) as client:
-        report = _follow(client, client.finish_move(move_id), as_json, until=_is_finished)
+        report = _follow(client, client.finish_move(move_id), as_json, until=is_finished)
     if not as_json:
         cli_tables.show(report, False, print_move)
 

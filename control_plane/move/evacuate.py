@@ -20,12 +20,12 @@ from control_plane.cli_options import ControlPort, Json, connect
 from control_plane.client import OperatorClient
 from control_plane.errors import ControlPlaneError, NoOpenCell, NotFound, PlatformRefused
 from control_plane.wire import (
-    CAN_BE_ROLLED_BACK,
     MAX_PAUSE_MS,
     WINDOW_S,
     WINDOW_S_MAX,
     CellReport,
     MoveReport,
+    is_done,
 )
 
 POLL_S = 0.2
@@ -207,7 +207,7 @@ class Evacuation:
     def _look_at_running(self, console: Console) -> None:
         for each in list(self.running):
             report = self.client.move(each.move_id)
-            if report.finished_at is None and report.phase != CAN_BE_ROLLED_BACK:
+            if not is_done(report):
                 is_long = time.monotonic() - each.began_s > WAIT_FOR_PAUSE_S_MAX
                 if is_long and report.phase == "wait for a short pause":
                     self.client.abort_move(each.move_id)

@@ -243,6 +243,16 @@ class Register:
                 await audit(tx, actor, "move.end_window", str(move_id), {})
             return ended
 
+    ASK_COMPARE: LiteralString = """
+    UPDATE moves SET progress = progress - 'shadow_compared_at_s'
+    WHERE move_id = %s AND finished_at IS NULL
+    """
+
+    async def ask_compare(self, move_id: UUID) -> None:
+        """Have the next visit in the window compare the shadow, whenever that was done last."""
+        async with self._catalog.transaction() as tx:
+            await tx.execute(self.ASK_COMPARE, (move_id,))
+
     NOTE: LiteralString = """
     UPDATE moves SET phase = %s, progress = progress || %s
     WHERE move_id = %s AND lease_term = %s AND finished_at IS NULL

@@ -153,6 +153,27 @@ def test_a_cell_is_evacuated(platform: Any) -> None:
     assert busy.verify()["ok"]
 
 
+def test_the_demo_shows_no_failed_request(platform: Any) -> None:
+    command = ("demo", "move", "--rate", "20", "--max-pause-ms", "60000", "--json")
+    for _ in range(5):
+        done = subprocess.run(
+            platform.command(*command),
+            env=platform.environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        # A machine that stands still for longer than the platform's deadlines is asked again.
+        if done.returncode == 0 or "ms of the fence" not in done.stderr:
+            break
+    result = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    for tenant in result["tenants"]:
+        assert (tenant["failed"], tenant["verified"]) == (0, True)
+        assert tenant["sent"] > 20
+    assert len(result["moves"]) == 2
+
+
 def test_a_dry_run_moves_nothing(platform: Any) -> None:
     tenant = platform.create_tenant("careful")
     target = "cell-b" if tenant.cell == "cell-a" else "cell-a"
