@@ -46,6 +46,7 @@ from control_plane.wire import (
     ListedKey,
     ListedTenant,
     MoveReport,
+    NewLimits,
     NewMove,
     NewTenant,
     RevokedKey,
@@ -96,6 +97,7 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route(f"{tenant}/keys", operator(api.list_keys), methods=["GET"]),
             Route(key, operator(api.revoke_key), methods=["DELETE"]),
             Route(f"{tenant}/verify", operator(api.verify), methods=["POST"]),
+            Route(f"{tenant}/limits", operator(api.limit_tenant), methods=["PUT"]),
             Route(f"{tenant}/reconcile", operator(api.reconcile), methods=["POST"]),
             Route("/v1/moves", operator(api.create_move), methods=["POST"]),
             Route("/v1/moves", operator(api.list_moves), methods=["GET"]),
@@ -179,6 +181,7 @@ class Api:
                 epoch=tenant.epoch,
                 state=tenant.state,
                 created_at=tenant.created_at,
+                limits=tenant.limits,
             )
             for tenant in await self._plane.catalog.tenants()
         ]
@@ -194,6 +197,14 @@ class Api:
             api_key=new.secret,
         )
         return _json(created, 201)
+
+    async def limit_tenant(self, request: Request) -> Response:
+        limits = await _body(request, NewLimits)
+        slug = request.path_params["slug"]
+        await self._plane.catalog.limit_tenant(slug, limits, actor=ACTOR)
+        with contextlib.suppress(CatalogUnavailable):
+            await self._plane.feed.refresh()
+        return _json(limits)
 
     async def list_keys(self, request: Request) -> Response:
         keys = [

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, LiteralString, Self
 from uuid import UUID
 
+import msgspec
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
@@ -30,6 +31,7 @@ from control_plane.routing import (
     OrganizationId,
     Placement,
     RoutingTable,
+    TenantLimits,
 )
 
 CONNECTIONS_MIN = 1
@@ -68,6 +70,7 @@ class Tenant:
     cell: CellName | None
     """The placement's; None while provisioning."""
     epoch: Epoch | None
+    limits: TenantLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +150,9 @@ class Catalog:
     SELECT version,
         (SELECT coalesce(jsonb_object_agg(name, api_address), '{}') FROM cells) AS cells,
         (SELECT coalesce(jsonb_object_agg(organization_id, jsonb_build_array(cell, epoch)), '{}')
-         FROM placements) AS placements
+         FROM placements) AS placements,
+        (SELECT coalesce(jsonb_object_agg(organization_id, limits), '{}')
+         FROM tenants JOIN placements USING (organization_id) WHERE limits <> '{}') AS limits
     FROM routing_version
     """
 
@@ -165,6 +170,7 @@ class Catalog:
                 OrganizationId(tenant): Placement(cell=CellName(cell), epoch=Epoch(epoch))
                 for tenant, (cell, epoch) in sorted(row["placements"].items())
             },
+            limits=msgspec.convert(row["limits"], dict[OrganizationId, TenantLimits]),
         )
 
     RAISE_VERSION: LiteralString = "UPDATE routing_version SET version = version + 1"
@@ -296,6 +302,17 @@ class Catalog:
             cursor = tx.cursor(row_factory=kwargs_row(_to_tenant))
             return await (await cursor.execute(TENANTS)).fetchall()
 
+    LIMIT_TENANT: LiteralString = "UPDATE tenants SET limits = %s WHERE slug = %s"
+
+    async def limit_tenant(self, slug: str, limits: TenantLimits, *, actor: str) -> None:
+        """Replace all the tenant's limits; routers learn at once. Raises NotFound."""
+        values = msgspec.to_builtins(limits)
+        async with self.transaction() as tx:
+            if (await tx.execute(self.LIMIT_TENANT, (Jsonb(values), slug))).rowcount == 0:
+                raise NotFound(f"there is no tenant {slug!r}", parameter="tenant")
+            await tx.execute(self.RAISE_VERSION)
+            await audit(tx, actor, "tenant.limit", slug, values)
+
     TENANTS_ON: LiteralString = """
     SELECT slug, organization_id FROM tenants JOIN placements USING (organization_id)
     WHERE cell = %s
@@ -390,11 +407,11 @@ async def audit(
 
 
 TENANTS: LiteralString = """
-SELECT organization_id, slug, state, first_cell, created_at, cell, epoch
+SELECT organization_id, slug, state, first_cell, created_at, cell, epoch, limits
 FROM tenants LEFT JOIN placements USING (organization_id) ORDER BY slug
 """
 TENANT: LiteralString = """
-SELECT organization_id, slug, state, first_cell, created_at, cell, epoch
+SELECT organization_id, slug, state, first_cell, created_at, cell, epoch, limits
 FROM tenants LEFT JOIN placements USING (organization_id) WHERE slug = %s
 """
 
@@ -404,5 +421,6 @@ async def _tenant(tx: Connection, slug: str) -> Tenant | None:
     return await (await cursor.execute(TENANT, (slug,))).fetchone()
 
 
-def _to_tenant(*, state: str, **columns: Any) -> Tenant:
-    return Tenant(state=TenantState(state), **columns)
+def _to_tenant(*, state: str, limits: dict[str, Any], **columns: Any) -> Tenant:
+    known = msgspec.convert(limits, TenantLimits)
+    return Tenant(state=TenantState(state), limits=known, **columns)

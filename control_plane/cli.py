@@ -20,6 +20,7 @@ from control_plane.move.command import move, moves
 from control_plane.move.demo import demo
 from control_plane.move.evacuate import evacuate
 from control_plane.move.reconcile_command import reconcile
+from control_plane.routing import TenantLimits
 from control_plane.verify.command import verify
 
 
@@ -87,6 +88,37 @@ def list_tenants(control_port: ControlPort = None, as_json: Json = False) -> Non
     with connect(control_port) as client:
         found = client.tenants()
     cli_tables.show(found, as_json, cli_tables.print_tenants)
+
+
+@tenants.command("limit", epilog="Example: cloister tenants limit acme --requests-per-second 500")
+def limit_tenant(
+    tenant: TenantSlug,
+    requests_per_second: Annotated[
+        float | None, typer.Option(metavar="N", min=0.001, help="Beyond it: 429.")
+    ] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="At once after a quiet time; default: those of a second."
+        ),
+    ] = None,
+    in_flight: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Requests under way; beyond it: 429.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="As for any tenant again.")] = False,
+    control_port: ControlPort = None,
+    as_json: Json = False,
+) -> None:
+    """Limit what a tenant may ask of each router; at once, and all limits together.
+
+    What is not said is as for any tenant. With several routers each keeps the limits for itself.
+    """
+    limits = TenantLimits(requests_per_s=requests_per_second, burst=burst, in_flight=in_flight)
+    if none == (limits != TenantLimits()):
+        raise typer.BadParameter("name a limit, or --none")
+    with connect(control_port) as client:
+        found = client.limit_tenant(tenant, limits)
+    cli_tables.show(found, as_json, cli_tables.print_limits)
 
 
 @keys.command("create", epilog="Example: cloister keys create acme")

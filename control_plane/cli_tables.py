@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from control_plane.routing import TenantLimits
 from control_plane.wire import (
     CellReport,
     CreatedKey,
@@ -99,8 +100,21 @@ def _print_credentials(console: Console, organization_id: str, api_key: str) -> 
     console.print("The key is shown only now: keep it.")
 
 
+def print_limits(console: Console, limits: TenantLimits) -> None:
+    console.print(_limits(limits) or "as for any tenant")
+
+
+def _limits(limits: TenantLimits) -> str:
+    parts = (
+        (limits.requests_per_s, "requests/s"),
+        (limits.burst, "at once"),
+        (limits.in_flight, "in flight"),
+    )
+    return ", ".join(f"{value:g} {what}" for value, what in parts if value is not None)
+
+
 def print_tenants(console: Console, tenants: Sequence[ListedTenant]) -> None:
-    table = new_table("tenant", "organization id", "cell", "epoch", "state", "created")
+    table = new_table("tenant", "organization id", "cell", "epoch", "state", "created", "limits")
     for tenant in tenants:
         table.add_row(
             tenant.tenant,
@@ -109,6 +123,7 @@ def print_tenants(console: Console, tenants: Sequence[ListedTenant]) -> None:
             _number(tenant.epoch),
             tenant.state,
             f"{tenant.created_at:%Y-%m-%d %H:%M:%S}",
+            _limits(tenant.limits),
         )
     console.print(table)
 

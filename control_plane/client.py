@@ -17,6 +17,7 @@ import msgspec
 from control_plane.access import read_token
 from control_plane.errors import PlatformRefused, PlatformUnavailable
 from control_plane.move.certificate import Certificate
+from control_plane.routing import TenantLimits
 from control_plane.verify.report import VERIFICATION_S_MAX, VerificationReport
 from control_plane.wire import (
     MAX_PAUSE_MS,
@@ -80,6 +81,11 @@ class OperatorClient:
 
     def tenants(self) -> list[ListedTenant]:
         return self._request("GET", "/v1/tenants", list[ListedTenant])
+
+    def limit_tenant(self, slug: str, limits: TenantLimits) -> TenantLimits:
+        """Replaces all the tenant's limits."""
+        path = f"/v1/tenants/{_part(slug)}/limits"
+        return self._request("PUT", path, TenantLimits, limits)
 
     def create_key(self, slug: str) -> CreatedKey:
         return self._request("POST", f"/v1/tenants/{_part(slug)}/keys", CreatedKey)

@@ -10,6 +10,8 @@ from uuid import UUID
 
 import msgspec
 
+from control_plane.routing import TenantLimits
+
 
 class NewTenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/tenants"""
@@ -38,6 +40,11 @@ class ListedTenant(msgspec.Struct, frozen=True):
     """None while provisioning."""
     state: str
     created_at: datetime
+    limits: TenantLimits = TenantLimits()
+
+
+class NewLimits(TenantLimits, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """PUT /v1/tenants/{slug}/limits: all of them; what is not said is as for any tenant."""
 
 
 class CreatedKey(msgspec.Struct, frozen=True):

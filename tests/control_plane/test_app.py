@@ -44,11 +44,47 @@ async def test_a_tenant_is_created_listed_and_routed(api: httpx.AsyncClient) -> 
             "epoch": 1,
             "state": "active",
             "created_at": None,
+            "limits": {},
         }
     ]
     table = (await api.get("/v1/routing-table", headers=ROUTER)).json()
     assert table["tenants"] == {created["organization_id"]: {"cell": "cell-b", "epoch": 1}}
     assert table["cells"]["cell-b"] == {"address": "127.0.0.1:8102"}
+
+
+async def test_limits_reach_the_routing_table_at_once(api: httpx.AsyncClient) -> None:
+    created = await create(api, "acme")
+    before = (await api.get("/v1/routing-table", headers=ROUTER)).json()
+    assert "limits" not in before
+    limits = {"requests_per_s": 50.5, "in_flight": 8}
+    answer = await api.put("/v1/tenants/acme/limits", json=limits)
+    assert (answer.status_code, answer.json()) == (200, limits)
+    table = (await api.get("/v1/routing-table", headers=ROUTER)).json()
+    assert table["limits"] == {created["organization_id"]: limits}
+    assert table["version"] == before["version"] + 1
+    assert (await api.get("/v1/tenants")).json()[0]["limits"] == limits
+    assert (await api.put("/v1/tenants/acme/limits", json={})).status_code == 200
+    table = (await api.get("/v1/routing-table", headers=ROUTER)).json()
+    assert "limits" not in table
+
+
+@pytest.mark.parametrize(
+    ("slug", "limits", "status"),
+    [
+        ("nobody", {}, 404),
+        ("acme", {"requests_per_s": 0}, 400),
+        ("acme", {"in_flight": -1}, 400),
+        ("acme", {"burst": 1.5}, 400),
+        ("acme", {"requests": 5}, 400),
+    ],
+)
+async def test_limits_that_are_refused(
+    api: httpx.AsyncClient, slug: str, limits: dict[str, Any], status: int
+) -> None:
+    await create(api, "acme")
+    answer = await api.put(f"/v1/tenants/{slug}/limits", json=limits)
+    assert answer.status_code == status, answer.text
+    assert (await api.get("/v1/tenants")).json()[0]["limits"] == {}
 
 
 async def test_no_answer_and_no_row_holds_a_secret_afterwards(
