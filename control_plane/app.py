@@ -39,6 +39,7 @@ from control_plane.routing_feed import WAIT_MS_MAX, RoutingFeed
 from control_plane.tokens import Role, Tokens
 from control_plane.verify.service import Verifications
 from control_plane.wire import (
+    WAITS_FOR_SHORT_PAUSE,
     CreatedKey,
     CreatedTenant,
     ErrorAnswer,
@@ -55,6 +56,8 @@ from control_plane.wire import (
 BODY_BYTES_MAX = 64 << 10
 BODY_S_MAX = 10.0
 MOVES_LISTED_MAX = 100
+STOPPED_PHASES = ("waiting", "contradiction")
+"""Of a move that nobody works on until its next attempt."""
 RETRY_AFTER_S = 1
 ACTOR = "operator"
 """Who the audit rows name: there is one operator token, so that is all that is known."""
@@ -291,10 +294,10 @@ def _move_id(request: Request) -> UUID:
 def _move_report(record: MoveRecord) -> MoveReport:
     progress = record.progress
     waits = None
-    if record.finished_at is None:
+    if record.phase in STOPPED_PHASES:
         waits = progress.get("last_error")
-        if record.decision is None and record.phase == "wait for a short pause":
-            waits = progress.get("gate")
+    elif record.phase == WAITS_FOR_SHORT_PAUSE:
+        waits = progress.get("gate")
     return MoveReport(
         move_id=record.move.move_id,
         tenant=record.slug,

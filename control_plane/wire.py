@@ -82,6 +82,10 @@ CAN_BE_ROLLED_BACK = "can be rolled back"
 """The phase of a move whose source shadows its target."""
 
 
+WAITS_FOR_SHORT_PAUSE = "wait for a short pause"
+"""The phase of a move whose gate does not open."""
+
+
 class NewMove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/moves"""
 

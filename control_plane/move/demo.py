@@ -24,13 +24,14 @@ from control_plane.cli_options import ControlPort, Json, connect
 from control_plane.client import OperatorClient
 from control_plane.errors import ControlPlaneError
 from control_plane.verify.report import VerificationReport
-from control_plane.wire import MoveReport, is_done
+from control_plane.wire import MoveReport, is_done, is_finished
 
 CONNECTIONS = 8
 """Of each tenant; one write at a time on each."""
 WARM_UP_S = 2.0
 BETWEEN_MOVES_S = 2.0
 REQUEST_S_MAX = 30.0
+ATTEMPTS_MAX = 5
 CREATED = 201
 
 demo = typer.Typer(help="Show what the platform does.", no_args_is_help=True)
@@ -195,14 +196,13 @@ class _Plan:
         try:
             for traffic, _ in (stays, moves):
                 await traffic.open_books()
-            async with asyncio.TaskGroup() as group:
-                for traffic, _ in (stays, moves):
-                    group.create_task(traffic.run(is_over))
-                try:
-                    await asyncio.sleep(WARM_UP_S)
-                    reports = await asyncio.to_thread(self._move_about, moves[1])
-                finally:
-                    is_over.set()
+            running = [asyncio.create_task(each.run(is_over)) for each, _ in (stays, moves)]
+            try:
+                await asyncio.sleep(WARM_UP_S)
+                reports = await asyncio.to_thread(self._move_about, moves[1])
+            finally:
+                is_over.set()
+                await asyncio.gather(*running)
         finally:
             for traffic, _ in (stays, moves):
                 await traffic.http.aclose()
@@ -249,16 +249,23 @@ class _Plan:
         reports = []
         for turn in range(self.moves):
             target = others[0] if turn % 2 == 0 else home
-            report = self.client.create_move("demo-moves", target, max_pause_ms=self.max_pause_ms)
-            for last in self.client.watch_move(report.move_id, is_done):
-                report = last
-            if report.decision != "commit":
-                raise DemoFailed(f"move {report.move_id} was aborted: {report.reason}")
-            reports.append(report)
+            reports.append(self._move_to(target))
             time.sleep(BETWEEN_MOVES_S)
         # So that the demo can be shown again at once.
         self.client.finish_move(reports[-1].move_id)
         return reports
+
+    def _move_to(self, target: str) -> MoveReport:
+        """A machine that stands still can make a pause too long: then the move is tried again."""
+        for _ in range(ATTEMPTS_MAX):
+            report = self.client.create_move("demo-moves", target, max_pause_ms=self.max_pause_ms)
+            for last in self.client.watch_move(report.move_id, is_done):
+                report = last
+            if report.decision == "commit":
+                return report
+            for last in self.client.watch_move(report.move_id, is_finished):
+                report = last
+        raise DemoFailed(f"move {report.move_id} was aborted: {report.reason}")
 
 
 def print_demo(console: Console, result: MoveDemo) -> None:

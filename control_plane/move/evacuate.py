@@ -21,6 +21,7 @@ from control_plane.client import OperatorClient
 from control_plane.errors import ControlPlaneError, NoOpenCell, NotFound, PlatformRefused
 from control_plane.wire import (
     MAX_PAUSE_MS,
+    WAITS_FOR_SHORT_PAUSE,
     WINDOW_S,
     WINDOW_S_MAX,
     CellReport,
@@ -209,7 +210,7 @@ class Evacuation:
             report = self.client.move(each.move_id)
             if not is_done(report):
                 is_long = time.monotonic() - each.began_s > WAIT_FOR_PAUSE_S_MAX
-                if is_long and report.phase == "wait for a short pause":
+                if is_long and report.phase == WAITS_FOR_SHORT_PAUSE:
                     self.client.abort_move(each.move_id)
                 continue
             self.running.remove(each)

@@ -47,7 +47,7 @@ from control_plane.move.rows import (
 from control_plane.move.tail import Diverged, follow
 from control_plane.move.verify import Comparison, compare_rows, shape_differences
 from control_plane.verify.report import VerificationReport
-from control_plane.wire import CAN_BE_ROLLED_BACK
+from control_plane.wire import CAN_BE_ROLLED_BACK, WAITS_FOR_SHORT_PAUSE
 
 FENCED_MS_MAX = 400
 """From the fence to the decision; then the source is given back its tenant."""
@@ -304,7 +304,7 @@ async def _open_gate(hands: Hands, view: View, step_s: float) -> View | None:
     hands.expected_pause_ms = expected_ms
     if not hands.gate_is_open and time.monotonic() - hands.noted_at_s > NOTE_S:
         gate = f"a pause of {expected_ms:.0f} ms is expected, {hands.move.max_pause_ms} are allowed"
-        await hands.note("wait for a short pause", gate=gate)
+        await hands.note(WAITS_FOR_SHORT_PAUSE, gate=gate)
     return view
 
 
