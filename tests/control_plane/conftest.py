@@ -44,6 +44,10 @@ from control_plane.settings import Address, CellEndpoint, CellsFile, Settings
 from control_plane.topology import Topology, parse_topology
 from infra.local.postgres import Postgres
 
+# How the modules beside these tests, and beside the cell's, are found.
+for folder in (Path(__file__).parent, Path(__file__).parents[1] / "cell"):
+    sys.path.append(str(folder))
+
 
 def create_database(postgres: Postgres, name: str, owner: str) -> None:
     with psycopg.connect(postgres.superuser_dsn(), autocommit=True) as connection:

@@ -5,19 +5,13 @@ as the source's, and then pass the audit that executes the whole journal again.
 
 import itertools
 import random
-import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import pytest
-
-# How the modules beside the cell's tests are found; see its conftest.
-sys.path.append(str(Path(__file__).parents[1] / "cell"))
-
 from cell_writing import Writing, own_tenant, transfer, write
 from every_table import fill_tenant
 from ledger_audit import assert_ledger_holds
