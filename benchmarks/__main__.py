@@ -1,4 +1,4 @@
-"""`python -m benchmarks [engine|api|router|time|lists|all] [--quick]`.
+"""`python -m benchmarks [engine|api|router|time|lists|move|all] [--quick]`.
 
 Progress goes to stderr, markdown to stdout; `out/NAME.json` and README.md's tables are written.
 A benchmark that cannot run here says why and the others go on; the exit status is 1 when one of
@@ -17,6 +17,7 @@ from benchmarks.api import run_api
 from benchmarks.engine import run_engine_benchmark
 from benchmarks.errors import BenchmarkError, Skipped
 from benchmarks.lists import run_lists
+from benchmarks.move import run_moves
 from benchmarks.report import Progress, Report, store
 from benchmarks.router import run_router
 from benchmarks.table import fill_readme, render, unmet
@@ -30,6 +31,7 @@ class Name(StrEnum):
     ROUTER = "router"
     TIME = "time"
     LISTS = "lists"
+    MOVE = "move"
     ALL = "all"
 
 
@@ -43,6 +45,7 @@ BENCHMARKS: Final[dict[Name, Benchmark]] = {
     Name.ROUTER: run_router,
     Name.TIME: run_time,
     Name.LISTS: run_lists,
+    Name.MOVE: run_moves,
 }
 console = Console(stderr=True, highlight=False)
 

@@ -15,7 +15,7 @@ import httpx
 
 from benchmarks.errors import Wrong
 from benchmarks.http_requests import Kind, OneOf, Part, Text, Unique, get, post
-from benchmarks.platform_process import Platform
+from benchmarks.platform_process import Platform, Tenant
 
 ACCOUNTS: Final = 2_000
 TRANSACTIONS: Final = 500
@@ -42,13 +42,13 @@ class Books:
         return self.accounts[0]
 
 
-def make_books(platform: Platform) -> Books:
-    """Create the ledger, its accounts and the first transactions."""
-    return asyncio.run(create(platform))
+def make_books(platform: Platform, tenant: Tenant | None = None) -> Books:
+    """Create the ledger, its accounts and the first transactions, by default of the platform's
+    own tenant."""
+    return asyncio.run(create(platform, tenant or platform.tenant))
 
 
-async def create(platform: Platform) -> Books:
-    tenant = platform.tenant
+async def create(platform: Platform, tenant: Tenant) -> Books:
     credentials = base64.b64encode(f"{tenant.organization_id}:{tenant.api_key}".encode()).decode()
     headers = {"host": platform.router, "authorization": f"Basic {credentials}"}
     limits = httpx.Limits(max_connections=SETUP_CONNECTIONS)

@@ -76,6 +76,8 @@ class KindResult(msgspec.Struct, frozen=True, kw_only=True):
     statuses: dict[str, int]
     lost: int
     """Requests without an answer: the connection closed, or the drain's deadline passed."""
+    longest_gap_ms: float
+    """Between two expected answers, wherever they came; 0 where there were not two."""
 
 
 class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +121,16 @@ def run_load(load: Load) -> LoadResult:
 class Tally:
     """What happened to one kind's requests."""
 
-    __slots__ = ("answered", "latencies", "lost", "next_request", "statuses")
+    __slots__ = (
+        "answered",
+        "expected",
+        "latencies",
+        "longest_gap_s",
+        "lost",
+        "next_request",
+        "statuses",
+        "succeeded_s",
+    )
 
     def __init__(self, kind: Kind) -> None:
         self.next_request: Callable[[], bytes] = generator(kind)
@@ -127,6 +138,18 @@ class Tally:
         self.statuses: Counter[int] = Counter()
         self.answered = 0
         self.lost = 0
+        self.expected = kind.expect
+        self.succeeded_s: float | None = None
+        self.longest_gap_s = 0.0
+
+    def count(self, status: int, now_s: float) -> None:
+        """An answer has come."""
+        self.statuses[status] += 1
+        if status != self.expected:
+            return
+        if self.succeeded_s is not None and now_s - self.succeeded_s > self.longest_gap_s:
+            self.longest_gap_s = now_s - self.succeeded_s
+        self.succeeded_s = now_s
 
 
 class Generator:
@@ -274,7 +297,7 @@ class ClosedLoop(Generator):
 
     def answered(self, connection: "Connection", tally: Tally, status: int) -> None:
         now = time.perf_counter()
-        tally.statuses[status] += 1
+        tally.count(status, now)
         if self.begin <= now < self.end:
             tally.answered += 1
             tally.latencies.append(now - connection.intended)
@@ -327,7 +350,7 @@ class OpenLoop(Generator):
 
     def answered(self, connection: "Connection", tally: Tally, status: int) -> None:
         now = time.perf_counter()
-        tally.statuses[status] += 1
+        tally.count(status, now)
         tally.answered += self.begin <= now < self.end
         if self.begin <= connection.intended < self.end:
             tally.latencies.append(now - connection.intended)
@@ -419,6 +442,7 @@ def kind_result(kind: Kind, tally: Tally, seconds: float) -> KindResult:
         unexpected=total - tally.statuses[kind.expect],
         statuses={str(status): count for status, count in sorted(tally.statuses.items())},
         lost=tally.lost,
+        longest_gap_ms=round(tally.longest_gap_s * 1e3, 3),
     )
 
 

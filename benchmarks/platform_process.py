@@ -1,7 +1,8 @@
-"""A whole platform for a benchmark: `cloister up` in a directory of its own, with one cell.
+"""A whole platform for a benchmark: `cloister up` in a directory of its own.
 
-One cell, because the machine's processors are few: a second, idle one would only add its Postgres'
-background work. Everything the platform needs (tokens, data, ports) lives below the directory.
+Of one cell, where moves are not what is measured: the machine's processors are few, and a second,
+idle one would only add its Postgres' background work. Everything the platform needs (tokens, data,
+ports) lives below the directory.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,14 +23,14 @@ from benchmarks.server_process import PROBE_S_MAX, Server, free_address, process
 
 CELL: Final = "cell-a"
 TENANT: Final = "bench"
-CELLS_FILE: Final = f"""\
-cells:
-  {CELL}:
+CELL_SPEC: Final = """\
+  {name}:
     zone: local-1
     accepts_tenants: true
-    postgres: {{shared_buffers: 512MB, max_connections: 40, parameters: {{max_wal_size: 4GB}}}}
+    postgres: {{shared_buffers: 512MB, max_connections: 60, parameters: {{max_wal_size: 4GB}}}}
 """
-COMMAND_S_MAX: Final = 30.0
+COMMAND_S_MAX: Final = 600.0
+"""Of `verify` too, which recomputes all that was written."""
 PLATFORM_READY_S_MAX: Final = 90.0
 PLATFORM_STOP_S_MAX: Final = 120.0
 """Above the sum of what an orderly stop may take: databases end last, and in order."""
@@ -91,7 +92,16 @@ class Platform:
     environment: Mapping[str, str]
 
     cell_operator: str
-    """URL of the cell's metrics."""
+    """URL of the first cell's metrics."""
+    control: str
+    """URL of the control plane."""
+    directory: Path
+
+    def mover_dsn(self, cell: str) -> str:
+        """Of the cell's database, for who moves tenants."""
+        content = (self.directory / "data" / "secrets" / "cells.json").read_bytes()
+        cells = msgspec.json.decode(content)["cells"]
+        return str(next(each["mover_dsn"] for each in cells if each["name"] == cell))
 
     def batches(self) -> Batches:
         with urllib.request.urlopen(f"{self.cell_operator}/metrics", timeout=PROBE_S_MAX) as answer:
@@ -111,11 +121,11 @@ class Platform:
 
 
 @contextlib.contextmanager
-def running_platform(directory: Path) -> Iterator[Platform]:
-    """Start everything, create the tenant, stop everything at the end."""
+def running_platform(directory: Path, cells: Sequence[str] = (CELL,)) -> Iterator[Platform]:
+    """Start everything, create the tenant on the first cell, stop everything at the end."""
     router, control = free_address(), free_address()
     cells_file = directory / "cells.yaml"
-    cells_file.write_text(CELLS_FILE)
+    cells_file.write_text("cells:\n" + "".join(CELL_SPEC.format(name=name) for name in cells))
     environment = {
         "XDG_CONFIG_HOME": str(directory / "config"),
         "CLOISTER_CONTROL_URL": f"http://{control}",
@@ -134,13 +144,15 @@ def running_platform(directory: Path) -> Iterator[Platform]:
     with server:
         ready = server.ready()
         assert ready is not None
-        text = cloister(environment, "tenants", "create", TENANT, "--json")
+        text = cloister(environment, "tenants", "create", TENANT, "--cell", cells[0], "--json")
         yield Platform(
             router=router,
             tenant=msgspec.json.decode(text, type=Tenant),
             server=server,
             environment=environment,
             cell_operator=ready.cells[0].operator,
+            control=f"http://{control}",
+            directory=directory,
         )
 
 

@@ -1,0 +1,320 @@
+"""Moves: what tenants and their neighbours see of them, for tenants of several sizes.
+
+Open-loop load on the tenant that moves and on a neighbour on its first cell; each move is measured
+beside a run of the same length without one. The pause of writes is the longest gap between two
+acknowledged writes, less the one of the run without a move: the schedule and the machine have gaps
+of their own. The yardstick of copying pipes COPY to COPY of the same tables, whole, into the same
+database, and takes it back.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from psycopg import AsyncConnection, sql
+
+from benchmarks.books import Books, make_books, read_kind, write_kind
+from benchmarks.errors import NotReady
+from benchmarks.http_load import KindResult, Load, LoadResult, run_load
+from benchmarks.machine import examine_machine
+from benchmarks.percentiles import latency, median
+from benchmarks.platform_process import Platform, Tenant, cloister, running_platform
+from benchmarks.report import Cell, Check, Progress, Report, Table, now_utc
+from cell.tables import TENANT_TABLES
+
+CELLS: Final = ("cell-a", "cell-b")
+SIZES: Final = (1_000, 100_000, 1_000_000)
+SIZES_QUICK: Final = (1_000,)
+MOVES: Final = 20
+MOVES_QUICK: Final = 2
+WRITES: Final = 300
+READS: Final = 900
+"""A second, of each of the two tenants."""
+CONNECTIONS: Final = 64
+WARMUP_S: Final = 1.0
+BEFORE_S: Final = 2.0
+"""Load before and after a move is in the same run."""
+SECONDS_MIN: Final = 8.0
+FILL_S: Final = 10.0
+FILL_CONNECTIONS: Final = 64
+MAX_PAUSE_MS: Final = 150
+
+
+class MoveRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One move, and what the clients saw of it."""
+
+    transactions: int
+    seconds: float
+    failed: int
+    refused: int
+    """Answers 429 and 503, of those that failed."""
+    gap_ms: float
+    gap_without_ms: float
+    mover_pause_ms: float
+    """From the fence to the moment when writes were taken again."""
+    neighbour_p99_ms: float
+    neighbour_p99_without_ms: float
+    copied_bytes: int
+    copy_s: float
+
+    @property
+    def pause_ms(self) -> float:
+        return max(0.0, self.gap_ms - self.gap_without_ms)
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """Of what `cloister move --json` prints last."""
+
+    move_id: str
+    decision: str | None
+    reason: str | None
+    bytes: int | None
+    copy_seconds: float | None
+    pause_ms: float | None
+
+
+def run_moves(progress: Progress, *, quick: bool) -> Report:
+    machine = examine_machine()
+    sizes, moves = (SIZES_QUICK, MOVES_QUICK) if quick else (SIZES, MOVES)
+    runs: list[MoveRun] = []
+    piped: dict[int, float] = {}
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-bench-")))
+        progress("starting the platform")
+        platform = stack.enter_context(running_platform(directory, CELLS))
+        neighbour = make_books(platform)
+        for size in sizes:
+            progress(f"a tenant of {size:,} transactions")
+            tenant = create_tenant(platform, f"moves-{size}")
+            books = make_books(platform, tenant)
+            fill(platform, books, size)
+            progress(f"{size:,} transactions: COPY to COPY")
+            piped[size] = asyncio.run(pipe(platform, tenant))
+            progress(f"{size:,} transactions: how long a move takes")
+            seconds = 2 * move_and_finish(platform, tenant, CELLS[1]) + SECONDS_MIN
+            for number in range(moves):
+                progress(f"{size:,} transactions: move {number + 1} of {moves}")
+                cell, both = CELLS[number % 2], (books, neighbour)
+                runs.append(measure(platform, tenant, cell, both, size, seconds))
+            for slug in (tenant.tenant, platform.tenant.tenant):
+                cloister(platform.environment, "verify", slug, "--json")
+    return Report(
+        name="move",
+        quick=quick,
+        at=now_utc(),
+        machine=machine,
+        tables=[table_of(runs, piped)],
+        checks=checks_of(runs, piped),
+        runs=[msgspec.to_builtins(run) for run in runs],
+    )
+
+
+def create_tenant(platform: Platform, slug: str) -> Tenant:
+    text = cloister(platform.environment, "tenants", "create", slug, "--cell", CELLS[0], "--json")
+    return msgspec.json.decode(text, type=Tenant)
+
+
+def fill(platform: Platform, books: Books, transactions: int) -> None:
+    """Write as many transactions through the router."""
+    written = 0
+    while written < transactions:
+        result = run_load(
+            Load(
+                address=platform.router,
+                kinds=[write_kind(books, "fill", hot=False)],
+                connections=FILL_CONNECTIONS,
+                seconds=min(FILL_S, max(1.0, (transactions - written) / 1_000)),
+                warmup_s=0.0,
+            )
+        )
+        written += result.kinds[0].statuses.get("201", 0)
+
+
+def move_and_finish(platform: Platform, tenant: Tenant, cell: str) -> float:
+    """Seconds that it took, with no load."""
+    began_s = time.monotonic()
+    moved = move(platform, tenant, cell)
+    cloister(platform.environment, "moves", "finish", moved.move_id)
+    return time.monotonic() - began_s
+
+
+def measure(
+    platform: Platform,
+    tenant: Tenant,
+    cell: str,
+    books: tuple[Books, Books],
+    size: int,
+    seconds: float,
+) -> MoveRun:
+    """A run of that length without a move, and one with it; `books` are its and its neighbour's."""
+    quiet, quiet_beside = load_both(platform, books, seconds)
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(load_both, platform, books, seconds)
+        time.sleep(WARMUP_S + BEFORE_S)
+        moved = move(platform, tenant, cell)
+        if loading.done():
+            raise NotReady(f"the move took longer than the load of {seconds:.0f} s")
+        during, beside = loading.result()
+    cloister(platform.environment, "moves", "finish", moved.move_id)
+    both = (during, beside)
+    return MoveRun(
+        transactions=size,
+        seconds=round(seconds, 1),
+        failed=sum(result.failures for result in both),
+        refused=sum(refused(result) for result in both),
+        gap_ms=writes(during).longest_gap_ms,
+        gap_without_ms=writes(quiet).longest_gap_ms,
+        mover_pause_ms=moved.pause_ms or 0.0,
+        neighbour_p99_ms=writes(beside).latency.p99_ms,
+        neighbour_p99_without_ms=writes(quiet_beside).latency.p99_ms,
+        copied_bytes=moved.bytes or 0,
+        copy_s=moved.copy_seconds or 0.0,
+    )
+
+
+def load_both(
+    platform: Platform, books: tuple[Books, Books], seconds: float
+) -> tuple[LoadResult, LoadResult]:
+    """Open-loop load of both tenants at once, the one that moves first."""
+    loads = [
+        Load(
+            address=platform.router,
+            kinds=[
+                write_kind(each, "writes", hot=False, weight=WRITES),
+                read_kind(each, "reads", "ledger_accounts", READS),
+            ],
+            connections=CONNECTIONS,
+            seconds=seconds,
+            warmup_s=WARMUP_S,
+            rate=WRITES + READS,
+        )
+        for each in books
+    ]
+    with ThreadPoolExecutor(len(loads)) as threads:
+        first, second = threads.map(run_load, loads)
+    return first, second
+
+
+def move(platform: Platform, tenant: Tenant, cell: str) -> Moved:
+    """Raises NotReady where it was aborted."""
+    options = ["--max-pause-ms", str(MAX_PAUSE_MS), "--json"]
+    text = cloister(platform.environment, "move", tenant.tenant, cell, *options)
+    return msgspec.json.decode(text.splitlines()[-1], type=Moved)
+
+
+def writes(result: LoadResult) -> KindResult:
+    return next(kind for kind in result.kinds if kind.name == "writes")
+
+
+def refused(result: LoadResult) -> int:
+    return sum(kind.statuses.get(each, 0) for kind in result.kinds for each in ("429", "503"))
+
+
+async def pipe(platform: Platform, tenant: Tenant) -> float:
+    """Bytes per second of COPY to COPY of all the tenant's tables, taken back at the end."""
+    source, target = [await AsyncConnection.connect(platform.mover_dsn(cell)) for cell in CELLS]
+    total = 0
+    async with source, target:
+        began_s = time.perf_counter()
+        for table in TENANT_TABLES:
+            total += await pipe_table(source, target, table, tenant.organization_id)
+        seconds = time.perf_counter() - began_s
+        await target.rollback()
+    return total / seconds
+
+
+async def pipe_table(
+    source: AsyncConnection[Any], target: AsyncConnection[Any], table: str, tenant_id: str
+) -> int:
+    reads = sql.SQL("COPY (SELECT * FROM {} WHERE tenant_id = {}) TO STDOUT (FORMAT binary)")
+    writes_to = sql.SQL("COPY {} FROM STDIN (FORMAT binary)").format(sql.Identifier(table))
+    count = 0
+    async with source.cursor() as reading, target.cursor() as writing:
+        statement = reads.format(sql.Identifier(table), sql.Literal(tenant_id))
+        async with reading.copy(statement) as read, writing.copy(writes_to) as written:
+            async for block in read:
+                count += len(block)
+                await written.write(block)
+    return count
+
+
+def table_of(runs: Sequence[MoveRun], piped: Mapping[int, float]) -> Table:
+    rows: list[Sequence[Cell]] = []
+    for size in dict.fromkeys(run.transactions for run in runs):
+        mine = [run for run in runs if run.transactions == size]
+        pauses = latency(run.pause_ms / 1e3 for run in mine)
+        movers = latency(run.mover_pause_ms / 1e3 for run in mine)
+        rows.append(
+            (
+                f"{size:,}",
+                len(mine),
+                sum(run.failed for run in mine),
+                pauses.p50_ms,
+                pauses.max_ms,
+                movers.p50_ms,
+                movers.max_ms,
+                round(neighbour_ratio(mine), 2),
+                round(copy_rate(mine) / 1e6, 1),
+                round(copy_rate(mine) / piped[size], 2),
+            )
+        )
+    return Table(
+        title=f"Moves under {WRITES} writes/s and {READS} reads/s, and as much on a neighbour",
+        columns=(
+            "transactions",
+            "moves",
+            "failed requests",
+            "pause p50 ms",
+            "longest",
+            "seen by the mover p50",
+            "longest",
+            "neighbour's p99, to without",
+            "copied MB/s",
+            "to COPY to COPY",
+        ),
+        rows=rows,
+    )
+
+
+def neighbour_ratio(runs: Sequence[MoveRun]) -> float:
+    """Of the medians."""
+    without = median(run.neighbour_p99_without_ms for run in runs)
+    return median(run.neighbour_p99_ms for run in runs) / without if without else 0.0
+
+
+def copy_rate(runs: Sequence[MoveRun]) -> float:
+    """Bytes per second, under load."""
+    return median(run.copied_bytes / run.copy_s if run.copy_s else 0.0 for run in runs)
+
+
+def checks_of(runs: Sequence[MoveRun], piped: Mapping[int, float]) -> list[Check]:
+    pauses = latency(run.pause_ms / 1e3 for run in runs)
+    largest = max(piped)
+    ratio = copy_rate([run for run in runs if run.transactions == largest]) / piped[largest]
+    return [
+        Check(
+            what="requests that failed in all moves",
+            value=sum(run.failed for run in runs),
+            goal=0,
+            at_most=True,
+        ),
+        Check(what="pause of writes, p50 in ms", value=pauses.p50_ms, goal=60, at_most=True),
+        Check(what="pause of writes, p99 in ms", value=pauses.p99_ms, goal=150, at_most=True),
+        Check(
+            what="neighbour's p99 of writes relative to none moving",
+            value=round(neighbour_ratio(runs), 2),
+            goal=1.5,
+            at_most=True,
+        ),
+        Check(
+            what="copy rate of the largest tenant relative to COPY piped to COPY",
+            value=round(ratio, 2),
+            goal=0.5,
+        ),
+    ]
