@@ -27,7 +27,7 @@ from control_plane.errors import (
 from control_plane.move.cell_heads import connect, read_head
 from control_plane.move.heads import Head, HeadState
 from control_plane.move.plan import Decision, Move, epoch_above
-from control_plane.move.register import LEASE_S, MoveRecord, Register
+from control_plane.move.register import LEASE_S, PAUSE_LEASE_S, MoveRecord, Register
 from control_plane.move.rehearsal import rehearse
 from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
 from control_plane.routing import CellName, Epoch
@@ -291,10 +291,12 @@ class Movers:
         """Until cancelled. Raises LeaseLost; tells the steps of an operator's wish to abort."""
         trusted_until_s = time.monotonic() + LEASE_S
         while True:
-            await asyncio.sleep(LEASE_S / 4)
+            await asyncio.sleep(PAUSE_LEASE_S / 4)
             asked_s = time.monotonic()
             try:
-                if not await self.register.renew_lease(hands.move.move_id, hands.term):
+                if not await self.register.renew_lease(
+                    hands.move.move_id, hands.term, is_pausing=hands.is_pausing
+                ):
                     raise LeaseLost("the lease went to another mover")
                 trusted_until_s = asked_s + LEASE_S
                 record = await self.register.read(hands.move.move_id)

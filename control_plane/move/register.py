@@ -21,6 +21,8 @@ from control_plane.routing import CellName, Epoch, Placement
 
 LEASE_S = 3.0
 """Who does not renew it for so long is taken for dead, and another mover may go on."""
+PAUSE_LEASE_S = 1.0
+"""The same while the tenant's writes are paused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,9 +174,10 @@ class Register:
             row = await (await tx.execute(self.TAKE, values)).fetchone()
         return None if row is None else int(row["lease_term"])
 
-    async def renew_lease(self, move_id: UUID, term: int) -> bool:
+    async def renew_lease(self, move_id: UUID, term: int, *, is_pausing: bool = False) -> bool:
         """False: it is over, and whoever held it must stop."""
-        values = {"move": move_id, "term": term, "seconds": LEASE_S}
+        seconds = PAUSE_LEASE_S if is_pausing else LEASE_S
+        values = {"move": move_id, "term": term, "seconds": seconds}
         async with self._catalog.transaction() as tx:
             return (await tx.execute(self.RENEW, values)).rowcount == 1
 

@@ -107,6 +107,8 @@ class Hands:
     """Why the move is to be aborted, while nothing is decided."""
     verified_at_s: float | None = None
     gate_is_open: bool = False
+    is_pausing: bool = False
+    """From just before the fence until writes are taken again."""
     expected_pause_ms: float | None = None
     fenced_at_s: float | None = None
     is_target_lost: bool = False
@@ -296,12 +298,15 @@ def _is_close(before: View, after: View) -> bool:
 async def _open_gate(hands: Hands, view: View, step_s: float) -> View | None:
     """Fence next, if what came last says that the pause would be a short one."""
     began_s = time.monotonic()
-    if not await hands.register.renew_lease(hands.move.move_id, hands.term):
+    # A short one: if this mover does not live to see the end of the pause, another one is to soon.
+    hands.is_pausing = True
+    if not await hands.register.renew_lease(hands.move.move_id, hands.term, is_pausing=True):
         return None
     catalog_s = time.monotonic() - began_s
     expected_ms = round(expected_pause_ms(step_s, catalog_s), 1)
     hands.gate_is_open = expected_ms <= hands.move.max_pause_ms
     hands.expected_pause_ms = expected_ms
+    hands.is_pausing = hands.gate_is_open
     if not hands.gate_is_open and time.monotonic() - hands.noted_at_s > NOTE_S:
         gate = f"a pause of {expected_ms:.0f} ms is expected, {hands.move.max_pause_ms} are allowed"
         await hands.note(WAITS_FOR_SHORT_PAUSE, gate=gate)
@@ -429,6 +434,7 @@ async def _fence(hands: Hands, view: View, change: Change) -> View | None:
             lock_ms_max=FENCE_LOCK_MS_MAX,
         )
     except LockNotAvailable:
+        hands.is_pausing = False
         await hands.note("follow", fence=f"a batch took more than {FENCE_LOCK_MS_MAX} ms")
         await asyncio.sleep(FENCE_PAUSE_S)
         return view
@@ -475,6 +481,7 @@ async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
     """The end of the pause: the target is activated, or the tenant is returned to its source."""
     after = await _change(hands, view, change)
     if after is not None:
+        hands.is_pausing = False
         pause_s = time.monotonic() - hands.fenced_at_s if hands.fenced_at_s else None
         # Only now: a router that knew earlier would send to a cell that does not know yet.
         await hands.on_owned()

@@ -47,6 +47,7 @@ async def test_a_closed_loop_keeps_its_connections_busy_and_counts_answers() -> 
     assert kind.rate == pytest.approx(kind.answered / 0.5)
     assert result.failures == 0
     assert kind.statuses.keys() == {"200"}
+    assert kind.longest_gap_ms > 0
     assert 0 < kind.latency.p50_ms <= kind.latency.p99_ms
 
 

@@ -38,6 +38,7 @@ def patient_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "FENCED_MS_MAX", 60_000)
     monkeypatch.setattr(steps, "FENCE_LOCK_MS_MAX", 20_000)
     monkeypatch.setattr(register, "LEASE_S", 600.0)
+    monkeypatch.setattr(register, "PAUSE_LEASE_S", 300.0)
 
 
 @dataclass

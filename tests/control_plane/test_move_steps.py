@@ -43,6 +43,7 @@ def patient_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "FENCED_MS_MAX", 60_000)
     monkeypatch.setattr(steps, "FENCE_LOCK_MS_MAX", 20_000)
     monkeypatch.setattr(register, "LEASE_S", 600.0)
+    monkeypatch.setattr(register, "PAUSE_LEASE_S", 300.0)
 
 
 @pytest.fixture
@@ -288,6 +289,28 @@ async def test_a_target_that_hangs_costs_a_short_pause_only(
         await platform.assert_rests_at(A, 2)
     finally:
         await platform.movers[B].close()
+
+
+async def test_whoever_dies_in_the_pause_is_soon_followed(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is short from before the fence until writes are taken again, and long after."""
+    change_head = steps.change_head
+    leases: dict[str, float] = {}
+
+    async def note_lease(cell: Cell, tenant_id: UUID, change: Any, *rest: Any, **kind: Any) -> Any:
+        async with platform.register._catalog.transaction() as tx:
+            query = "SELECT lease_until - now() AS left FROM moves WHERE finished_at IS NULL"
+            row = await (await tx.execute(query)).fetchone()
+        assert row is not None
+        leases[change.name] = row["left"].total_seconds()
+        return await change_head(cell, tenant_id, change, *rest, **kind)
+
+    monkeypatch.setattr(steps, "change_head", note_lease)
+    await platform.run(await platform.plan(A, B, 1, 2))
+    for name in ("fence", "seal", "activate"):
+        assert leases[name] <= register.PAUSE_LEASE_S
+    assert leases["prepare"] > register.PAUSE_LEASE_S
 
 
 async def test_the_source_keeps_its_rows_until_the_target_is_recomputed(
