@@ -98,6 +98,11 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     def failures(self) -> int:
         return sum(kind.unexpected + kind.lost for kind in self.kinds)
 
+    @property
+    def refused(self) -> int:
+        """Answers that say that a limit was met."""
+        return sum(kind.statuses.get(each, 0) for kind in self.kinds for each in ("429", "503"))
+
 
 def run_load(load: Load) -> LoadResult:
     """Run the load in a process of its own; raises Wrong with its words if it fails."""

@@ -167,7 +167,7 @@ def measure(
         transactions=size,
         seconds=round(seconds, 1),
         failed=sum(result.failures for result in both),
-        refused=sum(refused(result) for result in both),
+        refused=sum(result.refused for result in both),
         gap_ms=writes(during).longest_gap_ms,
         gap_without_ms=writes(quiet).longest_gap_ms,
         mover_pause_ms=moved.pause_ms or 0.0,
@@ -210,10 +210,6 @@ def move(platform: Platform, tenant: Tenant, cell: str) -> Moved:
 
 def writes(result: LoadResult) -> KindResult:
     return next(kind for kind in result.kinds if kind.name == "writes")
-
-
-def refused(result: LoadResult) -> int:
-    return sum(kind.statuses.get(each, 0) for kind in result.kinds for each in ("429", "503"))
 
 
 async def pipe(platform: Platform, tenant: Tenant) -> float:

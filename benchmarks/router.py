@@ -217,8 +217,7 @@ def measure(name: str, way: Way, kind: Kind, connections: int, seconds: float) -
 def require_success(result: LoadResult, what: str) -> None:
     if result.failures:
         seen = {kind.name: kind.statuses | {"lost": kind.lost} for kind in result.kinds}
-        refused = sum(kind.statuses.get(s, 0) for kind in result.kinds for s in ("429", "503"))
-        error = Refused if refused == result.failures else Wrong
+        error = Refused if result.refused == result.failures else Wrong
         raise error(f"{what}: {result.failures} requests failed; answers {seen}")
 
 

@@ -32,7 +32,7 @@ from control_plane.move.rehearsal import rehearse
 from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
 from control_plane.routing import CellName, Epoch
 from control_plane.routing_feed import RoutingFeed
-from control_plane.verify.service import Verifications
+from control_plane.verify.service import Verifications, nobody_has_gone
 from control_plane.wire import MoveRehearsal
 
 LOOK_S = 0.5
@@ -203,7 +203,9 @@ class Movers:
             while True:
                 self._woken.clear()
                 try:
-                    for record in await self.register.open_moves():
+                    records = await self.register.open_moves()
+                    self._remember_only({record.move.move_id for record in records})
+                    for record in records:
                         self._begin(record)
                 except CatalogUnavailable as exc:
                     log.warning("moves wait for the catalog", extra={"reason": str(exc)})
@@ -216,6 +218,11 @@ class Movers:
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def _remember_only(self, open_moves: set[UUID]) -> None:
+        for memory in (self._failures, self._not_before_s):
+            for move_id in memory.keys() - open_moves - self._running.keys():
+                del memory[move_id]
 
     def _begin(self, record: MoveRecord) -> None:
         move_id = record.move.move_id
@@ -272,7 +279,7 @@ class Movers:
                 register=self.register,
                 source=source,
                 target=target,
-                fold=lambda: self._verifications.verify(record.slug, _nobody_has_gone),
+                fold=lambda: self._verifications.verify(record.slug, nobody_has_gone),
                 on_owned=self._feed.refresh,
             )
             running = asyncio.create_task(run_move(hands), name="move steps")
@@ -324,8 +331,3 @@ def _why_not_back(last: MoveRecord) -> str:
         f"move {last.move.move_id} is finished, its rows on {last.move.source} are gone: move the"
         " tenant there again"
     )
-
-
-async def _nobody_has_gone() -> bool:
-    """A move is verified whoever still wants to know."""
-    return False

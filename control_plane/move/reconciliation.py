@@ -22,7 +22,7 @@ from control_plane.move.cell_heads import connect, read_head
 from control_plane.move.ownership import Presence, ownership_problems
 from control_plane.move.register import MoveRecord, Register
 from control_plane.routing import CellName, Placement
-from control_plane.verify.service import Verifications
+from control_plane.verify.service import Verifications, nobody_has_gone
 from control_plane.wire import CAN_BE_ROLLED_BACK, Reconciliation
 
 EVERY_S = 86_400
@@ -151,9 +151,6 @@ class Reconciler:
         return None if row is None else str(row["slug"])
 
     async def _reconcile_in_turn(self, slug: str) -> None:
-        async def is_caller_gone() -> bool:
-            return False
-
-        found = await self.reconcile(slug, is_caller_gone)
+        found = await self.reconcile(slug, nobody_has_gone)
         if not found.ok:
             log.error("tenant differs", extra={"tenant": slug, "problems": found.problems[:20]})

@@ -47,6 +47,9 @@ class MoveRecord:
     finished_at: datetime | None
 
 
+# Nothing is written that anybody would read, but it is flushed like every commit.
+FLUSHED: LiteralString = "SELECT pg_logical_emit_message(true, 'cloister rehearsal', '')"
+
 COLUMNS: LiteralString = """
 SELECT move_id, organization_id, source, target, epoch_old, epoch_new, follows, window_s,
     max_pause_ms, slug, decision, wants_abort, phase, progress, m.created_at, decided_at,
@@ -68,11 +71,6 @@ class Register:
     FROM placements p LEFT JOIN moves m USING (organization_id)
     WHERE p.organization_id = %s GROUP BY p.cell, p.epoch
     """
-
-    async def measure(self) -> None:
-        """One database transaction that is flushed, for who wants to know how long that takes."""
-        async with self._catalog.transaction() as tx:
-            await tx.execute("SELECT pg_logical_emit_message(true, 'cloister rehearsal', '')")
 
     async def seen(self, tenant_id: UUID) -> tuple[CellName, Epoch, Epoch]:
         """The tenant's cell and epoch, and the highest epoch of any of its moves."""
@@ -125,6 +123,11 @@ class Register:
                 await audit(tx, actor, "move.plan", str(move.tenant_id), detail)
         except UniqueViolation as exc:
             raise MoveInProgress("the tenant is being moved already", parameter="tenant") from exc
+
+    async def measure(self) -> None:
+        """One database transaction that is flushed, for who wants to know how long that takes."""
+        async with self._catalog.transaction() as tx:
+            await tx.execute(FLUSHED)
 
     ONE: LiteralString = COLUMNS + "WHERE move_id = %s"
     OPEN_OF: LiteralString = COLUMNS + "WHERE organization_id = %s AND finished_at IS NULL"

@@ -13,15 +13,13 @@ from psycopg import sql
 from cell.tables import COMPARED_TABLES
 from control_plane.move.cell_heads import Cell, read_head
 from control_plane.move.plan import expected_pause_ms
-from control_plane.move.register import Register
+from control_plane.move.register import FLUSHED, Register
 from control_plane.move.verify import shape_differences
 from control_plane.wire import MoveRehearsal
 
 SAMPLES = 9
 """Of each of the round trips that the pause consists of; their median counts."""
 
-# Nothing is written that anybody would read, but it is flushed like every commit.
-COMMIT: LiteralString = "SELECT pg_logical_emit_message(true, 'cloister rehearsal', '')"
 JOURNAL_BYTES: LiteralString = """
 SELECT coalesce(sum(octet_length(body)), 0) FROM journal WHERE tenant_id = %s
 """
@@ -42,7 +40,7 @@ async def rehearse(
     differences = await shape_differences(source, target)
     rows, journal_bytes = await _amounts(source, tenant_id)
     read_s = await _median_s(partial(read_head, source, tenant_id))
-    commits_s = [await _median_s(partial(cell.execute, COMMIT)) for cell in (source, target)]
+    commits_s = [await _median_s(partial(cell.execute, FLUSHED)) for cell in (source, target)]
     commit_s = max(commits_s)
     catalog_s = await _median_s(register.measure)
     expected_ms = expected_pause_ms(read_s + commit_s, catalog_s) + (batch_ms_p99 or 0.0)

@@ -383,9 +383,7 @@ async def _compare_at_snapshot(
     """Bring the follower from its position exactly to a snapshot of the leader, and compare."""
     await leader.execute(SNAPSHOT)
     try:
-        before = None
-        while position != before:
-            before, position = position, await follow(leader, follower, job, position)
+        position = await _follow_to_the_end(leader, follower, job, position)
         await follower.execute(SNAPSHOT)
         try:
             return position, await compare_rows(leader, follower, job.tenant_id)
@@ -393,6 +391,16 @@ async def _compare_at_snapshot(
             await follower.rollback()
     finally:
         await leader.rollback()
+
+
+async def _follow_to_the_end(
+    leader: Cell, follower: Cell, job: Importing, position: Position
+) -> Position:
+    """Apply all that the leader has, as far as its database transaction sees."""
+    before = None
+    while position != before:
+        before, position = position, await follow(leader, follower, job, position)
+    return position
 
 
 def _compared(position: Position, found: Comparison) -> dict[str, object]:
@@ -504,9 +512,7 @@ async def _shadow(hands: Hands, view: View) -> None:
     job = hands.job(view.source)
     verified_at_s = view.progress.get("shadow_compared_at_s", 0.0)
     if time.time() - verified_at_s < SHADOW_VERIFIED_S_MAX:
-        before, position = None, view.source.position
-        while position != before:
-            before, position = position, await follow(hands.target, hands.source, job, position)
+        position = await _follow_to_the_end(hands.target, hands.source, job, view.source.position)
         await hands.note(CAN_BE_ROLLED_BACK, shadow_seq=position.seq)
         return
     position, found = await _compare_at_snapshot(
