@@ -25,7 +25,8 @@ faults: install             ## what kills, cuts and terminates, alone and in ful
 		tests/infra/test_supervisor.py tests/router/test_faults.py \
 		tests/control_plane/test_move_steps.py tests/control_plane/test_move_copy.py \
 		tests/control_plane/test_move_history.py \
-		tests/e2e/test_move.py tests/e2e/test_berka.py
+		tests/e2e/test_move.py tests/e2e/test_move_in_flight.py \
+		tests/e2e/test_move_faults.py tests/e2e/test_berka.py
 
 bench: install              ## every benchmark; writes benchmarks/out/*.json and prints the table
 	$(BIN)/python -m benchmarks

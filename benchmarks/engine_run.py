@@ -24,7 +24,7 @@ import msgspec
 import psycopg
 import uvloop
 
-from benchmarks.errors import Wrong
+from benchmarks.errors import Refused, Wrong
 from benchmarks.server_process import cpu_seconds
 from cell.batch import Applied, Idempotency, Replayed
 from cell.collector import calm_collector
@@ -83,17 +83,23 @@ class EngineRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_engine(load: EngineLoad) -> EngineRun:
-    """Run the load in a process of its own; raises Wrong with its words if it fails."""
+    """Run the load in a process of its own.
+
+    Raises Wrong with the process's words if it fails, Refused when it is not done in time.
+    """
     deadline_s = load.warmup_s + load.seconds + EXTRA_S_MAX
     if load.transactions is not None:
         deadline_s += load.transactions / RATE_MIN
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.engine_run"],
-        input=msgspec.json.encode(load),
-        capture_output=True,
-        timeout=deadline_s,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.engine_run"],
+            input=msgspec.json.encode(load),
+            capture_output=True,
+            timeout=deadline_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Refused(f"the engine's run was not done after {deadline_s:.0f} s") from exc
     if done.returncode != 0:
         raise Wrong(f"the engine failed: {done.stderr.decode()[-4000:]}")
     return msgspec.json.decode(done.stdout, type=EngineRun)

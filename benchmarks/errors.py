@@ -4,7 +4,7 @@ BenchmarkError
 ├── Skipped      a part cannot run on this machine; the reason is shown in the table
 ├── NotReady     a process did not become ready before its deadline, or died
 └── Wrong        a run broke an invariant or got unexpected answers: its figures are worthless
-    └── Refused  nothing failed, but a limit refused some: the machine stood still for too long
+    └── Refused  a limit or deadline was met, nothing else: the machine stood still for too long
 """
 
 
@@ -25,4 +25,4 @@ class Wrong(BenchmarkError):
 
 
 class Refused(Wrong):
-    """Some requests met a limit (429, 503); every other one was answered as expected."""
+    """A run met a limit (429, 503) or its deadline; all else went as expected."""

@@ -18,7 +18,7 @@ from typing import Final
 
 import psycopg
 
-from benchmarks.errors import Skipped, Wrong
+from benchmarks.errors import Refused, Skipped, Wrong
 from infra.local.binaries import find_binaries
 
 ACCOUNTS: Final = 10_000
@@ -122,7 +122,8 @@ def prepare_usual(dsn: str) -> None:
 def run_usual(dsn: str, directory: Path, seconds: float, *, hot: bool) -> float:
     """Transactions per second of one run on fresh tables, invariants checked after it.
 
-    Raises Skipped without pgbench, Wrong when a client failed or an invariant is broken.
+    Raises Skipped without pgbench, Wrong when a client failed or an invariant is broken, Refused
+    when it is not done in time.
     """
     pgbench = Path(find_binaries().path("pgbench"))
     if not pgbench.exists():
@@ -132,13 +133,17 @@ def run_usual(dsn: str, directory: Path, seconds: float, *, hot: bool) -> float:
     script.write_text(without_blank_lines((CHOOSE_HOT if hot else CHOOSE_UNIFORM) + TRANSACTION))
     clients = [f"--client={CLIENTS}", f"--jobs={THREADS}", f"--time={max(1, round(seconds))}"]
     options = ["--no-vacuum", "--protocol=prepared", f"--file={script}"]
-    done = subprocess.run(
-        [str(pgbench), *clients, *options, f"--dbname={dsn}"],
-        capture_output=True,
-        text=True,
-        timeout=seconds + EXTRA_S_MAX,
-        check=False,
-    )
+    deadline_s = seconds + EXTRA_S_MAX
+    try:
+        done = subprocess.run(
+            [str(pgbench), *clients, *options, f"--dbname={dsn}"],
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Refused(f"pgbench was not done after {deadline_s:.0f} s") from exc
     rate = re.search(r"^tps = ([0-9.]+)", done.stdout, re.MULTILINE)
     if done.returncode != 0 or rate is None or "abort" in done.stderr:
         raise Wrong(f"pgbench failed: {done.stderr.strip() or done.stdout}")

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, LiteralString
 
-import psycopg
-
 from cell.ledger.commands import Command
 from cell.ledger.model import (
     AccountBalances,
@@ -23,7 +21,7 @@ from cell.ledger.model import (
 from cell.ledger.monitors import MONITORS_OF_ACCOUNT
 from cell.ledger.needs import FURTHER_NEEDS, ExternalKey, Ids, Needs, Relation, note_needs
 from cell.questions import ask
-from cell.rows import TABLE_OF, row_from
+from cell.rows import TABLE_OF, Reader, row_from
 from cell.state import LedgerCache, TenantView, WorkingSet, held_external_id
 
 _NONE: Final = Needs()
@@ -34,7 +32,7 @@ class Prefetch:
 
     def __init__(
         self,
-        connection: psycopg.AsyncConnection[Any],
+        connection: Reader,
         cache: LedgerCache,
         in_flight: WorkingSet | None,
     ) -> None:

@@ -7,8 +7,6 @@ answered. Nothing is in flight while it is, so that the answer is of the state t
 from functools import singledispatch
 from typing import Any, Final, LiteralString
 
-import psycopg
-
 from cell.ledger.balances import Accumulators
 from cell.ledger.categories import LevelsBelow
 from cell.ledger.category_locks import LOCKED_ACCOUNTS_MAX, CategoryNow, LockedCategory
@@ -20,13 +18,11 @@ from cell.ledger.settlement_gathering import (
     UnexaminedEntries,
 )
 from cell.ledger.statements import BalancesBefore
-from cell.rows import TABLE_OF, row_from
-
-Connection = psycopg.AsyncConnection[Any]
+from cell.rows import TABLE_OF, Reader, row_from
 
 
 @singledispatch
-async def ask(question: object, connection: Connection, tenant_id: TenantId) -> Any:
+async def ask(question: object, connection: Reader, tenant_id: TenantId) -> Any:
     """The answer, of the type that the question's own module says."""
     raise AssertionError(f"no answer to {type(question).__name__}")
 
@@ -41,7 +37,7 @@ ORDER BY effective_at_us, id LIMIT %s
 
 @ask.register
 async def _open_entries(
-    question: OpenEntries, connection: Connection, tenant_id: TenantId
+    question: OpenEntries, connection: Reader, tenant_id: TenantId
 ) -> tuple[SettlementEntry, ...]:
     parameters = (tenant_id, question.ledger_account_id, question.entries_max)
     return await _read(OPEN, parameters, connection)
@@ -55,14 +51,14 @@ WHERE tenant_id = %s AND settlement_id = %s AND NOT is_own ORDER BY id LIMIT %s
 
 @ask.register
 async def _held_entries(
-    question: HeldEntries, connection: Connection, tenant_id: TenantId
+    question: HeldEntries, connection: Reader, tenant_id: TenantId
 ) -> tuple[SettlementEntry, ...]:
     parameters = (tenant_id, question.settlement_id, question.entries_max)
     return await _read(HELD, parameters, connection)
 
 
 async def _read(
-    statement: LiteralString, parameters: tuple[object, ...], connection: Connection
+    statement: LiteralString, parameters: tuple[object, ...], connection: Reader
 ) -> tuple[SettlementEntry, ...]:
     cursor = await connection.execute(statement, parameters, prepare=True)
     return tuple([row_from(SettlementEntry, row) for row in await cursor.fetchall()])
@@ -84,7 +80,7 @@ ORDER BY e.lock_version, e.id
 
 @ask.register
 async def _unexamined_entries(
-    question: UnexaminedEntries, connection: Connection, tenant_id: TenantId
+    question: UnexaminedEntries, connection: Reader, tenant_id: TenantId
 ) -> Examination:
     parameters = (
         tenant_id,
@@ -117,7 +113,7 @@ SELECT max(level) FROM below
 
 
 @ask.register
-async def _levels_below(question: LevelsBelow, connection: Connection, tenant_id: TenantId) -> int:
+async def _levels_below(question: LevelsBelow, connection: Reader, tenant_id: TenantId) -> int:
     parameters = {"tenant": tenant_id, "category": question.category_id}
     row = await (await connection.execute(_LEVELS_BELOW, parameters)).fetchone()
     assert row is not None
@@ -147,7 +143,7 @@ FROM category_sums(%(tenant)s, %(category)s) s
 
 @ask.register
 async def _locked_category(
-    question: LockedCategory, connection: Connection, tenant_id: TenantId
+    question: LockedCategory, connection: Reader, tenant_id: TenantId
 ) -> CategoryNow | None:
     parameters = {
         "tenant": tenant_id,
@@ -172,7 +168,7 @@ FROM balances_before(%s::uuid, %s::uuid, %s::bigint)
 
 @ask.register
 async def _balances_before(
-    question: BalancesBefore, connection: Connection, tenant_id: TenantId
+    question: BalancesBefore, connection: Reader, tenant_id: TenantId
 ) -> Accumulators:
     parameters = (tenant_id, question.ledger_account_id, question.bound_us)
     cursor = await connection.execute(_BALANCES_BEFORE, parameters, prepare=True)

@@ -18,6 +18,9 @@ from cell.tables import ROW_TABLES, Table
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 
+Reader = psycopg.AsyncConnection[Any] | psycopg.AsyncCursor[Any]
+"""What statements are executed with; a cursor has ways of reading of its own."""
+
 TABLE_OF: Final[dict[Any, Table]] = {table.row: table for table in ROW_TABLES}
 _json = msgspec.json.Encoder()
 
@@ -34,11 +37,11 @@ class _IntegerLoader(Loader):
         return int(bytes(data))
 
 
-def read_as_model(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Make the connection return ids as text, numerics as int, JSON as dict."""
-    connection.adapters.register_loader("uuid", _TextLoader)
-    connection.adapters.register_loader("numeric", _IntegerLoader)
-    set_json_loads(msgspec.json.decode, connection)
+def read_as_model(reader: Reader) -> None:
+    """Make it return ids as text, numerics as int, JSON as dict."""
+    reader.adapters.register_loader("uuid", _TextLoader)
+    reader.adapters.register_loader("numeric", _IntegerLoader)
+    set_json_loads(msgspec.json.decode, reader)
 
 
 def row_from(row_type: type[AnyRow], values: Sequence[Any]) -> AnyRow:

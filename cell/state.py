@@ -111,6 +111,20 @@ class WorkingSet:
         if rewritten:
             self._settle_entries(effects)
 
+    def commit(self, effects: Effects) -> None:
+        """As `apply`; and what is new is known from here on, as if read from the database."""
+        self.apply(effects)
+        for row in effects.inserted:
+            if isinstance(row, LedgerTransaction):
+                live = [
+                    each
+                    for each in effects.inserted
+                    if isinstance(each, LedgerEntry) and each.ledger_transaction_id == row.id
+                ]
+                self.transactions[row.id] = row
+                self.live_entries[row.id] = tuple(live)
+                self.entries.update((entry.id, entry) for entry in live)
+
     def _put(self, row: Row) -> None:
         if isinstance(row, AccountBalances):
             self.balances[row.ledger_account_id] = row

@@ -20,6 +20,7 @@ from control_plane.cells import open_client
 from control_plane.errors import CatalogUnavailable, SettingsInvalid
 from control_plane.fleet import Fleet
 from control_plane.migrations import migrate
+from control_plane.move.fail_points import FailPoints
 from control_plane.move.movers import Movers
 from control_plane.move.reconciliation import Reconciler
 from control_plane.provisioning import Provisioning
@@ -103,7 +104,9 @@ async def open_control_plane(
                 catalog=catalog, cells=fleet.clients, candidates=fleet.candidates
             ),
             verifications=verifications,
-            movers=Movers(catalog, feed, verifications, mover_dsns),
+            movers=Movers(
+                catalog, feed, verifications, mover_dsns, FailPoints(settings.fail_points)
+            ),
             reconciler=Reconciler(catalog, verifications, mover_dsns),
             tokens=Tokens(operator=settings.operator_token, router=settings.router_token),
         )

@@ -42,6 +42,8 @@ class Settings:
     """Bearer token of routers; may read the routing table."""
     cells_file: Path
     """Written by the provider, mode 0600: how to reach each cell and its database."""
+    fail_points: Path | None = None
+    """For tests of moves only; see `control_plane.move.fail_points`."""
 
 
 class CellEndpoint(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -92,6 +94,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         conninfo_to_dict(dsn)
     except ProgrammingError as exc:
         raise SettingsInvalid(f"{PREFIX}CATALOG_DSN is not a connection string") from exc
+    points = environment.get(PREFIX + "FAIL_POINTS", "").strip()
     return Settings(
         listen=parse_address(
             environment.get(PREFIX + "LISTEN", "").strip() or "127.0.0.1:8081", PREFIX + "LISTEN"
@@ -100,6 +103,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         operator_token=operator_token,
         router_token=router_token,
         cells_file=Path(_required(environment, "CELLS_FILE")),
+        fail_points=Path(points) if points else None,
     )
 
 

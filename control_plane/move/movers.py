@@ -25,6 +25,7 @@ from control_plane.errors import (
     WindowClosed,
 )
 from control_plane.move.cell_heads import connect, read_head
+from control_plane.move.fail_points import NO_FAIL_POINTS, FailPoints
 from control_plane.move.heads import Head, HeadState
 from control_plane.move.plan import Decision, Move, epoch_above
 from control_plane.move.register import LEASE_S, PAUSE_LEASE_S, MoveRecord, Register
@@ -60,12 +61,14 @@ class Movers:
         feed: RoutingFeed,
         verifications: Verifications,
         mover_dsns: Mapping[CellName, str],
+        fail_points: FailPoints = NO_FAIL_POINTS,
     ) -> None:
         self.register = Register(catalog)
         self._catalog = catalog
         self._feed = feed
         self._verifications = verifications
         self._dsns = mover_dsns
+        self._fail_points = fail_points
         self._holder = uuid4()
         self._woken = asyncio.Event()
         self._running: dict[UUID, asyncio.Task[None]] = {}
@@ -281,6 +284,7 @@ class Movers:
                 target=target,
                 fold=lambda: self._verifications.verify(record.slug, nobody_has_gone),
                 on_owned=self._feed.refresh,
+                reach=self._fail_points.reach,
             )
             running = asyncio.create_task(run_move(hands), name="move steps")
             keeping = asyncio.create_task(self._keep_lease(hands), name="keep the lease")

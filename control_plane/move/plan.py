@@ -36,6 +36,7 @@ came first, and has begun to retire the shadow, the rows are copied again.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 from uuid import UUID
 
 from control_plane.move.heads import START, Change, Head, Heading, HeadState, Side
@@ -73,11 +74,14 @@ class Move:
 class Fill:
     """Bring rows to the target until it stands where the source stands."""
 
+    name: ClassVar[str] = "fill"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decide:
     """Write the decision, if there is none yet."""
 
+    name: ClassVar[str] = "decide"
     decision: Decision
 
 
@@ -85,11 +89,14 @@ class Decide:
 class Shadow:
     """Bring what was written at the target back to the source, which follows it."""
 
+    name: ClassVar[str] = "shadow"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retire:
     """Delete the tenant's rows in the cell that lost it; then the change."""
 
+    name: ClassVar[str] = "retire"
     change: Change
 
 
@@ -97,11 +104,14 @@ class Retire:
 class Finish:
     """Close the move in the catalog."""
 
+    name: ClassVar[str] = "finish"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Illegal:
     """The three contradict each other; nobody may act before a person has looked."""
 
+    name: ClassVar[str] = "illegal"
     reason: str
 
 

@@ -8,7 +8,7 @@ later snapshot: what has changed in between comes a second time with the journal
 from the position of the first one, and every row says of which sequence it is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import LiteralString, NamedTuple
 from uuid import UUID
@@ -60,7 +60,12 @@ class ImportLost(Exception):
     """The guard refuses: the import is somebody else's, or stands elsewhere, by now."""
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[Progress], Awaitable[None]]
+
+
+async def unnoticed(_: Progress) -> None:
+    """For whoever does not ask how far a copy has come."""
+
 
 GUARD: LiteralString = "SELECT guard_import(%s, %s, %s::head_state, %s, %s, %s, %s, %s, %s, %s)"
 
@@ -88,7 +93,7 @@ SELECT last_seq, last_hash, last_at_us FROM tenant_heads WHERE tenant_id = %s
 
 
 async def copy_rows(
-    source: Cell, target: Cell, job: Importing, on_progress: OnProgress = lambda _: None
+    source: Cell, target: Cell, job: Importing, on_progress: OnProgress = unnoticed
 ) -> Progress:
     """Copy all of the tenant's rows, or what is left of them; the target then stands at the
     position of the first snapshot.
@@ -107,11 +112,11 @@ async def copy_rows(
             table=TENANT_TABLES[0],
         )
         progress = await _begin(target, job, found)
-        on_progress(progress)
+        await on_progress(progress)
         while progress.table != DONE:
             shape = await _shape(source, progress.table)
             progress = await _copy_chunk(source, target, job, shape, progress)
-            on_progress(progress)
+            await on_progress(progress)
         return progress
     finally:
         await source.rollback()

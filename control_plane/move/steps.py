@@ -19,6 +19,7 @@ from typing import Any
 from psycopg.errors import LockNotAvailable
 
 from control_plane.move.cell_heads import Cell, change_head, read_head
+from control_plane.move.fail_points import NO_FAIL_POINTS
 from control_plane.move.heads import START, Change, Head, Heading, HeadState, Position, Side
 from control_plane.move.plan import (
     Act,
@@ -33,6 +34,7 @@ from control_plane.move.plan import (
     expected_pause_ms,
     next_act,
 )
+from control_plane.move.reexecution import Differs
 from control_plane.move.register import Register
 from control_plane.move.rows import (
     DONE,
@@ -103,6 +105,8 @@ class Hands:
     """Recompute the tenant's ledger where it is placed."""
     on_owned: Callable[[], Awaitable[None]]
     """Tell the routers who owns the tenant now."""
+    reach: Callable[[str], Awaitable[None]] = NO_FAIL_POINTS.reach
+    """Called with the name of each place where a mover may come to harm."""
     abort_reason: str | None = None
     """Why the move is to be aborted, while nothing is decided."""
     verified_at_s: float | None = None
@@ -144,6 +148,7 @@ async def run_move(hands: Hands) -> None:
             gate_is_open=hands.gate_is_open,
             window_is_open=view.window_is_open,
         )
+        await hands.reach(f"before {act.name}")
         match act:
             case Finish():
                 await hands.register.finish(hands.move.move_id)
@@ -157,6 +162,7 @@ async def run_move(hands: Hands) -> None:
             view = await _do(hands, view, act)
         except ImportLost:
             view = None
+        await hands.reach(f"after {act.name}")
         surprises = 0 if view is not None else surprises + 1
         if surprises == SURPRISES_MAX:
             raise MoveStopped("heads and catalog go on changing under this mover")
@@ -264,6 +270,7 @@ async def _fill(hands: Hands, view: View) -> View | None:
     """One step closer to the source. Without a fence: copy, follow, compare, open the gate."""
     assert view.source is not None and view.target is not None
     if view.source.heading.state is HeadState.FENCED:
+        await hands.reach("before drain")
         return await _within_the_pause(hands, view, _follow(hands, view))
     try:
         if not await _is_copied(hands, view.target):
@@ -275,8 +282,13 @@ async def _fill(hands: Hands, view: View) -> View | None:
         if not _is_close(view, followed):
             return followed
         if not _is_verified(hands):
+            await hands.reach("before compare")
             return await _compare(hands, followed)
+        await hands.reach("before gate")
         return await _open_gate(hands, followed, step_s)
+    except Differs as exc:
+        hands.abort_reason = f"rows differ: {exc}"
+        return view
     except Diverged as exc:
         await _begin_again(hands, view.target, str(exc))
         return None
@@ -317,22 +329,13 @@ async def _copy(hands: Hands, target: Head) -> None:
     hands.copies += 1
     await hands.note("copy")
     started_s = time.monotonic()
-    notes: list[Progress] = []
 
-    def on_progress(progress: Progress) -> None:
-        notes.append(progress)
+    async def on_progress(progress: Progress) -> None:
+        await hands.reach("while copying")
+        if time.monotonic() - hands.noted_at_s > NOTE_S:
+            await hands.note("copy", table=progress.table, **_amounts(progress, started_s))
 
-    async def keep_notes() -> None:
-        while True:
-            await asyncio.sleep(NOTE_S)
-            if notes:
-                await hands.note("copy", table=notes[-1].table, **_amounts(notes[-1], started_s))
-
-    noting = asyncio.create_task(keep_notes(), name="note progress")
-    try:
-        copied = await copy_rows(hands.source, hands.target, hands.job(target), on_progress)
-    finally:
-        noting.cancel()
+    copied = await copy_rows(hands.source, hands.target, hands.job(target), on_progress)
     await hands.note("follow", **_amounts(copied, started_s))
 
 
@@ -462,7 +465,7 @@ async def _within_the_pause(
     if working.done():
         try:
             return working.result()
-        except Diverged as exc:
+        except (Diverged, Differs) as exc:
             hands.abort_reason = str(exc)
             return view
     # Not waited for: a target that hangs does not even answer that it was told to stop.
@@ -510,22 +513,25 @@ async def _shadow(hands: Hands, view: View) -> None:
     assert view.source is not None and view.target is not None
     await _recompute(hands, view)
     job = hands.job(view.source)
-    verified_at_s = view.progress.get("shadow_compared_at_s", 0.0)
-    if time.time() - verified_at_s < SHADOW_VERIFIED_S_MAX:
-        position = await _follow_to_the_end(hands.target, hands.source, job, view.source.position)
-        await hands.note(CAN_BE_ROLLED_BACK, shadow_seq=position.seq)
-        return
-    position, found = await _compare_at_snapshot(
-        hands.target, hands.source, job, view.source.position
-    )
-    if found.differences:
-        log.error("shadow differs", extra={"move": hands.move.move_id, "rows": found.differences})
-    await hands.note(
-        CAN_BE_ROLLED_BACK,
-        shadow_seq=position.seq,
-        shadow_compared_at_s=round(time.time(), 3),
-        shadow_differences=found.differences[:20],
-    )
+    ways = (hands.target, hands.source, job, view.source.position)
+    notes: dict[str, object] = {}
+    differences: list[str] = []
+    try:
+        if time.time() - view.progress.get("shadow_compared_at_s", 0.0) < SHADOW_VERIFIED_S_MAX:
+            position = await _follow_to_the_end(*ways)
+        else:
+            position, found = await _compare_at_snapshot(*ways)
+            differences = found.differences[:20]
+            notes |= {
+                "shadow_compared_at_s": round(time.time(), 3),
+                "shadow_differences": differences,
+            }
+        notes["shadow_seq"] = position.seq
+    except Differs as exc:
+        notes["shadow_differences"] = differences = [str(exc)]
+    if differences:
+        log.error("shadow differs", extra={"move": hands.move.move_id, "rows": differences})
+    await hands.note(CAN_BE_ROLLED_BACK, **notes)
 
 
 async def _recompute(hands: Hands, view: View) -> None:

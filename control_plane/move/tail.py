@@ -4,10 +4,12 @@ A record brings the after-images of the rows it changed. Rows say of which seque
 that an image is written only over an older one (R5); what is derived from entries is added up per
 record, from the records that the kept sums do not have yet. The segment itself is inserted, or is
 there with the same hash. All of a step is one database transaction, begun with the guard, which
-takes the target from the position before exactly to the one after.
+takes the target from the position before exactly to the one after. Before its images are written,
+each record is executed again on the target's rows, and must come to them.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -22,6 +24,7 @@ from cell.store import TO_SHIFTS_THERE
 from cell.tables import ROW_TABLES, Table
 from control_plane.move.cell_heads import Cell
 from control_plane.move.heads import Position
+from control_plane.move.reexecution import Differs, difference, holds_later_rows
 from control_plane.move.rows import Importing, guard
 
 SEGMENTS_PER_STEP = 64
@@ -61,7 +64,7 @@ SELECT first_seq, last_seq, epoch, format, body, prev_hash, hash FROM (
 async def follow(source: Cell, target: Cell, job: Importing, position: Position) -> Position:
     """Apply the next segments behind the target's position, at most one step; where it is then.
 
-    The same position means that there are none. Raises Diverged, ImportLost.
+    The same position means that there are none. Raises Diverged, Differs, ImportLost.
     """
     values = (job.tenant_id, position.seq, SEGMENTS_PER_STEP, BYTES_PER_STEP)
     cursor = await source.execute(SEGMENTS, values, binary=True)
@@ -69,13 +72,33 @@ async def follow(source: Cell, target: Cell, job: Importing, position: Position)
     if not segments:
         return position
     _check_chain(segments, position)
-    records = [_records(job.tenant_id, segment) for segment in segments]
+    batches = [_records(job.tenant_id, segment) for segment in segments]
     after = Position(segments[-1].last_seq, segments[-1].hash)
     async with target.transaction():
-        await guard(target, job, position, after, records[-1][-1].at_us)
+        await guard(target, job, position, after, batches[-1][-1].at_us)
         await _insert_segments(target, job.tenant_id, segments)
-        await _apply([record for each in records for record in each], target, job.tenant_id)
+        await _execute_and_apply(batches, target, job.tenant_id)
     return after
+
+
+async def _execute_and_apply(
+    batches: Sequence[Sequence[Record]], target: Cell, tenant_id: UUID
+) -> None:
+    """All batches at once, if each command comes to what is journaled on the rows as they are.
+
+    Where one does not, it may stand on what another of these batches wrote, which the rows do not
+    show yet: then one batch after another, as the source had it.
+    """
+    records = list(chain.from_iterable(batches))
+    if await difference(target, tenant_id, records) is None:
+        await _apply(records, target, tenant_id)
+        return
+    for batch in batches:
+        found = await difference(target, tenant_id, batch)
+        # Rows of a later time say nothing about this one.
+        if found is not None and not await holds_later_rows(target, tenant_id, batch[0].seq - 1):
+            raise Differs(found)
+        await _apply(batch, target, tenant_id)
 
 
 def _check_chain(segments: Sequence[SegmentRow], position: Position) -> None:

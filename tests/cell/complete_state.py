@@ -6,7 +6,6 @@ from typing import Any
 
 from answers_from_rows import answer_from_rows
 
-from cell.ledger.model import Effects, LedgerEntry, LedgerTransaction
 from cell.ledger.needs import Question, Relation
 from cell.state import WorkingSet
 
@@ -66,17 +65,3 @@ class CompleteWorkingSet(WorkingSet):
         self.related = every
         answers: Any = _EveryAnswer(self)
         self.answers = answers
-
-    def commit(self, effects: Effects) -> None:
-        """Apply the effects, then know the new transactions, too, as if read from the database."""
-        self.apply(effects)
-        for row in effects.inserted:
-            if isinstance(row, LedgerTransaction):
-                live = [
-                    each
-                    for each in effects.inserted
-                    if isinstance(each, LedgerEntry) and each.ledger_transaction_id == row.id
-                ]
-                self.transactions[row.id] = row
-                self.live_entries[row.id] = tuple(live)
-                self.entries.update((entry.id, entry) for entry in live)

@@ -6,8 +6,7 @@ the official SDK writes and checks signatures. Targets that are refused are trie
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from signal import SIGKILL
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from cell_process import DEADLINE_S, Access, CellProcess, running_cell
 from ledger_audit import assert_ledger_holds
 from test_scenarios import Books, new_books
+from webhook_receiver import Receiver
 
 from cell.errors import Unprocessable
 from cell.ledger.model import TenantId
@@ -32,54 +32,6 @@ from cell.webhook_sending import (
 
 SECRET = "the platform's secret of the tests"
 ATTEMPTS_MAX = 6
-
-
-class Receiver(ThreadingHTTPServer):
-    """Keeps what it is sent; `verdict` says with which status a body is answered."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.received: list[tuple[str, str, bytes]] = []
-        """Id, signature and body of each request that was answered 200."""
-        self.refused = 0
-        self.verdict: Callable[[Any], int] = lambda body: 200
-        self.news = threading.Condition()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook?a=b"
-
-    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        with self.news:
-            assert self.news.wait_for(condition, DEADLINE_S), f"{what}: {len(self.received)}"
-
-    def ids(self) -> list[str]:
-        """Of the events, in the order in which each came first."""
-        return list(dict.fromkeys(id for id, _, _ in self.received))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        status = self.server.verdict(json.loads(body))
-        with self.server.news:
-            if status == 200:
-                id, signature = self.headers["x-webhook-id"], self.headers["x-signature"]
-                self.server.received.append((id, signature, body))
-            else:
-                self.server.refused += 1
-            self.server.news.notify_all()
-        self.send_response(status)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: it would go to stderr."""
 
 
 @pytest.fixture

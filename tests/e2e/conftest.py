@@ -14,6 +14,11 @@ import httpx
 import pytest
 from modern_treasury import ModernTreasury
 
+# How the modules beside these tests, beside the cell's and the control plane's are found.
+TESTS = Path(__file__).parents[1]
+for folder in (Path(__file__).parent, TESTS / "cell", TESTS / "control_plane"):
+    sys.path.append(str(folder))
+
 pytest.register_assert_rewrite(
     "test_scenarios", "test_transaction_scenarios", "test_bulk_scenarios", "test_time_scenarios"
 )
@@ -28,7 +33,13 @@ class Platform:
     def __init__(self, home: Path) -> None:
         self.home = home
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("CLOISTER_", "PG"))}
+        self.fail_points = home / "fail-points"
+        self.fail_points.mkdir()
+        """Where a test arms what its movers meet."""
         self.environ = kept | {
+            "CLOISTER_CONTROL_FAIL_POINTS": str(self.fail_points),
+            # Receivers of webhooks are on this machine.
+            "CLOISTER_CELL_WEBHOOK_PRIVATE_TARGETS": "true",
             "XDG_CONFIG_HOME": str(home / "config"),
             "XDG_STATE_HOME": str(home / "state"),
             "COLUMNS": "200",

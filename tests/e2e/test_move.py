@@ -188,11 +188,11 @@ def test_a_dry_run_moves_nothing(platform: Any) -> None:
     assert next(t["cell"] for t in listed if t["tenant"] == "careful") == tenant.cell
 
 
-def move(platform: Any, tenant: str, cell: str) -> dict[str, Any]:
+def move(platform: Any, tenant: str, cell: str, *options: str) -> dict[str, Any]:
     """The last report. On a machine that stands still a pause can be too long: then, once more."""
     for _ in range(10):
         done = subprocess.run(
-            platform.command("move", tenant, cell, "--max-pause-ms", "60000", "--json"),
+            platform.command("move", tenant, cell, "--max-pause-ms", "60000", "--json", *options),
             env=platform.environ,
             capture_output=True,
             text=True,

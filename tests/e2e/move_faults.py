@@ -1,0 +1,215 @@
+"""What can strike a platform in the middle of a move, and the clients who must not notice a loss.
+
+A fault is a fail point of the mover, a victim and a blow, all drawn from a seed: the mover comes to
+the point and waits there (or is the victim itself) while real signals hit real processes.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+POINTS = (
+    "before pin",
+    "before prepare",
+    "after prepare",
+    "while copying",
+    "before compare",
+    "before gate",
+    "before fence",
+    "after fence",
+    "before drain",
+    "before seal",
+    "after seal",
+    "before decide",
+    "after decide",
+    "before activate",
+    "after activate",
+    "before tombstone",
+    "after tombstone",
+    "before retire",
+    "before release",
+    "before finish",
+)
+VICTIMS = ("mover", "source", "target", "source postgres", "target postgres", "catalog", "router")
+STOPPED_MS = (100, 600, 2_000)
+STRIKE_MS = 300
+"""How long the mover waits at the point for the blow to another victim to land."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    point: str
+    victim: str
+    blow: str
+    stopped_ms: int
+
+    @classmethod
+    def drawn(cls, seed: int) -> "Fault":
+        draw = random.Random(seed)
+        victim = draw.choice(VICTIMS)
+        blows = ("kill", "stop", "fail") if victim == "mover" else ("kill", "stop")
+        return cls(draw.choice(POINTS), victim, draw.choice(blows), draw.choice(STOPPED_MS))
+
+    def __str__(self) -> str:
+        blow = f"{self.blow} {self.stopped_ms} ms" if self.blow == "stop" else self.blow
+        return f"{self.point}: {blow} {self.victim}"
+
+    def arm(self, points: Path) -> None:
+        """Have the next mover at the point come to harm; whatever was armed before is not."""
+        for file in points.iterdir():
+            file.unlink()
+        action = self.blow if self.victim == "mover" else f"wait {STRIKE_MS}"
+        unseen = points / "being armed"
+        unseen.write_text(action)
+        unseen.rename(points / self.point)
+
+    def is_reached(self, points: Path) -> bool:
+        return (points / f"{self.point}.reached").exists()
+
+
+class Processes:
+    """The processes of one platform, found by what they are run with."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    def strike(self, fault: Fault, source: str, target: str) -> None:
+        """Deliver the blow; who was stopped goes on afterwards."""
+        pids = list(self.of(fault.victim.replace("source", source).replace("target", target)))
+        if fault.blow == "stop":
+            if fault.victim != "mover":
+                send(pids, signal.SIGSTOP)
+            # The length of the fault: nothing is waited for.
+            time.sleep(fault.stopped_ms / 1000)
+            send(pids, signal.SIGCONT)
+        elif fault.blow == "kill" and fault.victim != "mover":
+            send(pids, signal.SIGKILL)
+
+    def of(self, victim: str) -> Iterator[int]:
+        """The process ids; of the mover, those of every control plane."""
+        match victim.split():
+            case ["mover"]:
+                yield from self._running("control_plane", b"CLOISTER_CONTROL_CELLS_FILE")
+            case ["router"]:
+                yield from self._running("router", b"CLOISTER_ROUTER_TABLE_FILE")
+            case ["catalog"]:
+                yield from self._postgres(self._data / "catalog")
+            case [cell, "postgres"]:
+                yield from self._postgres(self._data / "cells" / cell)
+            case [cell]:
+                yield from self._running("cell", f"CLOISTER_CELL_NAME={cell}".encode())
+
+    def _running(self, package: str, variable: bytes) -> Iterator[int]:
+        wanted, own = f"-m\0{package}\0".encode(), str(self._data).encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes()
+                environ = (process / "environ").read_bytes()
+            except OSError:  # it has ended meanwhile, or is another user's
+                continue
+            if wanted in command and variable in environ and own in environ:
+                yield int(process.name)
+
+    def _postgres(self, directory: Path) -> Iterator[int]:
+        """The postmaster, then its children: stopped alone, it would let them work on."""
+        for file in directory.rglob("postmaster.pid"):
+            postmaster = int(file.read_text().split()[0])
+            yield postmaster
+            children = Path(f"/proc/{postmaster}/task/{postmaster}/children")
+            if children.exists():
+                yield from map(int, children.read_text().split())
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+class Client:
+    """Sends one write after another, each until it is told that it is done."""
+
+    def __init__(self, name: str, tenant: Any, accounts: list[str]) -> None:
+        self.acknowledged: dict[str, set[str]] = {}
+        """Of each key, the ids of the transactions it was told of."""
+        self.refused: set[str] = set()
+        """Said to be not applied, at least once."""
+        self.attempts = self.failures = 0
+        self.longest_gap_s = 0.0
+        """Between two writes acknowledged one after the other."""
+        self.error: BaseException | None = None
+        self._tenant, self._name = tenant, name
+        self._body = {
+            "status": "posted",
+            "ledger_entries": [
+                {"ledger_account_id": account, "direction": direction, "amount": 1}
+                for account, direction in zip(accounts, ("debit", "credit"), strict=True)
+            ],
+        }
+        self._chance = random.Random(name)
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._is_over.clear()
+        self._thread = threading.Thread(target=self._run, name=self._name)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when the last write is settled, one way or the other."""
+        self._is_over.set()
+        assert self._thread is not None
+        self._thread.join(300)
+        assert not self._thread.is_alive(), f"{self._name} waits for an answer"
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        try:
+            with httpx.Client(
+                base_url=self._tenant.platform.ready["router"],
+                auth=(self._tenant.organization_id, self._tenant.api_key),
+                trust_env=False,
+                timeout=30,
+            ) as http:
+                last_s = time.monotonic()
+                while not self._is_over.is_set():
+                    if self._write(http, f"{self._name} {len(self.acknowledged)}"):
+                        now_s = time.monotonic()
+                        self.longest_gap_s = max(self.longest_gap_s, now_s - last_s)
+                        last_s = now_s
+        except BaseException as error:
+            self.error = error
+
+    def _write(self, http: httpx.Client, key: str) -> bool:
+        """False where it was given up: only what was refused for certain ever is."""
+        while True:
+            self.attempts += 1
+            try:
+                answer = http.post(
+                    "/api/ledger_transactions", json=self._body, headers={"idempotency-key": key}
+                )
+            except httpx.TransportError:
+                self.failures += 1
+                continue
+            if answer.status_code == 200:
+                self.acknowledged.setdefault(key, set()).add(answer.json()["id"])
+                return True
+            self.failures += 1
+            assert answer.status_code in (409, 421, 429, 502, 503, 504), answer.text
+            is_refused = answer.status_code in (421, 429, 503)
+            if is_refused and answer.json()["errors"]["code"] != "conflict":
+                self.refused.add(key)
+                if self._chance.random() < 0.05:
+                    self.acknowledged.setdefault(key, set())
+                    return False
