@@ -202,7 +202,7 @@ class Client:
             except httpx.TransportError:
                 self.failures += 1
                 continue
-            if answer.status_code == 200:
+            if answer.is_success:
                 self.acknowledged.setdefault(key, set()).add(answer.json()["id"])
                 return True
             self.failures += 1

@@ -47,17 +47,17 @@ class Story:
         self.platform, self.operator, self.deputy = platform, operator, deputy
         self.processes = Processes(platform.home / "data")
         self.tenant = platform.create_tenant("acme")
-        client = self.tenant.client()
-        ledger = client.ledgers.create(name="Main")
-        accounts = [
-            client.ledger_accounts.create(
-                name=f"Account {number}",
-                ledger_id=ledger.id,
-                normal_balance="credit",
-                currency="EUR",
-            ).id
-            for number in range(CLIENTS + 1)
-        ]
+        with self.tenant.client() as client:
+            ledger = client.ledgers.create(name="Main")
+            accounts = [
+                client.ledger_accounts.create(
+                    name=f"Account {number}",
+                    ledger_id=ledger.id,
+                    normal_balance="credit",
+                    currency="EUR",
+                ).id
+                for number in range(CLIENTS + 1)
+            ]
         self.clients = [
             Client(f"client {number}", self.tenant, [accounts[0], accounts[number + 1]])
             for number in range(CLIENTS)
