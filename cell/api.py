@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -18,11 +18,13 @@ from cell.answers import answer_error, answer_failure
 from cell.calls import Call, CellParts, ClientGone, Endpoint, Receive, Route
 from cell.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from cell.metrics import RequestMetrics
+from cell.signature import SIGNATURE_HEADER, SIGNED_HEADERS, Verifier
 from cell.wire import PUBLIC_REQUEST_ID_HEADER, REQUEST_ID_HEADER
 
 _REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
 _REQUEST_ID_IN: Final = REQUEST_ID_HEADER.encode()
 _REQUEST_ID_OUT: Final = PUBLIC_REQUEST_ID_HEADER.encode()
+_SIGNATURE: Final = SIGNATURE_HEADER.encode()
 _CONTENT_TYPE: Final = (b"content-type", b"application/json")
 _UNROUTED: Final = "unrouted"
 
@@ -32,9 +34,17 @@ log = logging.getLogger("cell.api")
 class TenantApi:
     """The ASGI application of the cell's data path."""
 
-    def __init__(self, parts: CellParts, routes: Iterable[Route], metrics: RequestMetrics) -> None:
+    def __init__(
+        self,
+        parts: CellParts,
+        routes: Iterable[Route],
+        metrics: RequestMetrics,
+        verifier: Verifier | None = None,
+    ) -> None:
+        """Without a verifier, requests are taken from anybody who can reach the cell."""
         self._parts = parts
         self._metrics = metrics
+        self._verifier = verifier
         self._endpoints: dict[str, dict[str, Endpoint]] = {}
         for route in routes:
             shape, _ = split_path(route.path)
@@ -49,6 +59,8 @@ class TenantApi:
         request_id = self._request_id(headers)
         shape = _UNROUTED
         try:
+            if self._verifier is not None:
+                self._verifier.check(headers.get(_SIGNATURE), *_signed(scope, headers))
             # Credentials first: without them nothing is told, not even which paths exist.
             principal = await self._parts.directory.authenticate(headers.get(b"authorization"))
             path, ids = split_path(scope["raw_path"].decode("latin-1"))
@@ -94,6 +106,15 @@ class TenantApi:
         if endpoint is None:
             raise MethodNotAllowed(f"{method} is not possible here", tuple(sorted(endpoints)))
         return endpoint
+
+
+def _signed(scope: dict[str, Any], headers: dict[bytes, bytes]) -> Iterator[bytes]:
+    """What a router signs of a head, in its order."""
+    yield scope["method"].encode()
+    yield scope["raw_path"]
+    yield scope["query_string"]
+    for name in SIGNED_HEADERS:
+        yield headers.get(name, b"")
 
 
 def split_path(path: str) -> tuple[str, tuple[str, ...]]:

@@ -35,6 +35,7 @@ from cell.sequencer import Sequencer
 from cell.sequencer_limits import SequencerLimits
 from cell.settings import Address, Settings
 from cell.settlement_worker import SettlementWorker
+from cell.signature import Verifier
 from cell.single_write import SingleWriteProtocol
 from cell.store import Store
 from cell.tenants import Directory
@@ -106,7 +107,8 @@ class Cell:
                 **webhook_endpoints.first_answers(settings.webhook_secret),
             },
         )
-        self.tenant_api = TenantApi(parts, ROUTES, requests)
+        key = settings.router_key
+        self.tenant_api = TenantApi(parts, ROUTES, requests, Verifier(key) if key else None)
         self.operator_api = OperatorApi(self).application()
 
     @property

@@ -61,7 +61,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     digest: str | None
     """Of the idempotency key; None exactly when there is no key."""
     queued_at_s: float
-    """Monotonic; what waited too long is not started."""
+    """Monotonic; so the next."""
+    start_by_s: float
+    """What has not been started by then is not started."""
     answer: "asyncio.Future[Applied | Replayed]"
 
 

@@ -5,6 +5,7 @@ returns an answer; errors are raised as `ApiError`. Knows no resource: those nam
 """
 
 import asyncio
+import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +31,14 @@ from cell.state import TransactionWithEntries
 from cell.tenants import Directory, Principal
 from cell.webhook_delivery import Deliverer
 from cell.wellformed import as_uuid
+from cell.wire import DEADLINE_HEADER
 
 BODY_BYTES_MAX: Final = 25 * 1024 * 1024
 BODY_S_MAX: Final = 30.0
 """A router has the whole body before it sends; whoever is slower is stuck."""
 
 _IDEMPOTENCY_KEY: Final = re.compile(rb"[ -~]{1,255}")
+_DEADLINE: Final = DEADLINE_HEADER.encode()
 _JSON_TYPES: Final = frozenset({b"application/json", b"application/json;charset=utf-8"})
 
 Receive = Callable[[], Awaitable[Any]]
@@ -114,7 +117,9 @@ class Call:
 
         A repeat of a key gives the first answer's bytes, whatever route or body it comes with.
         """
-        outcome = await self.parts.sequencer.submit(self.tenant_id, command, self._idempotency())
+        outcome = await self.parts.sequencer.submit(
+            self.tenant_id, command, self._idempotency(), self._wait_s()
+        )
         if isinstance(outcome, Applied):
             record = outcome.record
         else:
@@ -131,7 +136,7 @@ class Call:
 
     async def apply(self, command: Command) -> Record:
         """Have a PATCH's or DELETE's command applied; these carry no idempotency key."""
-        outcome = await self.parts.sequencer.submit(self.tenant_id, command, None)
+        outcome = await self.parts.sequencer.submit(self.tenant_id, command, None, self._wait_s())
         assert isinstance(outcome, Applied), "only an idempotency key is replayed"
         return outcome.record
 
@@ -156,6 +161,11 @@ class Call:
         """Rows of this tenant; raises NotApplied where the cell does not hold its current state."""
         self.principal.require_readable()
         return await self.parts.reader.fetch(self.tenant_id, statement, parameters)
+
+    def _wait_s(self) -> float:
+        """For how long somebody waits for the answer, as the router said."""
+        given = self._headers.get(_DEADLINE, b"")
+        return int(given) / 1000 if given.isdigit() and len(given) < 10 else math.inf
 
     def _idempotency(self) -> Idempotency | None:
         key = self._headers.get(b"idempotency-key")

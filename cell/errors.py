@@ -56,6 +56,13 @@ class Unauthenticated(ApiError):
     code = "invalid_key"
 
 
+class NotFromRouter(ApiError):
+    """The request carries no signature of one of the platform's routers, or a used one."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotFound(ApiError):
     """This tenant has no such object; the same words whether or not another one has."""
 

@@ -18,6 +18,7 @@ What can go wrong, and what then:
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,18 +125,26 @@ class Sequencer:
         """Commands of the batch taken last, and when: monotonic."""
 
     async def submit(
-        self, tenant_id: TenantId, command: Command, idempotency: Idempotency | None = None
+        self,
+        tenant_id: TenantId,
+        command: Command,
+        idempotency: Idempotency | None = None,
+        wait_s: float = math.inf,
     ) -> Applied | Replayed:
-        """Have the command applied, durably; returns after the commit.
+        """Have the command applied, durably; returns after the commit, starts none after `wait_s`.
 
         Raises what the rules raise (Unprocessable, NotFound), NotApplied when nothing was queued or
         done, Conflict while the same idempotency key is in flight, OutcomeUnknown after
         `answer_wait_s`. A caller that is cancelled does not take its command back.
         """
-        return await self.enqueue(tenant_id, command, idempotency)
+        return await self.enqueue(tenant_id, command, idempotency, wait_s)
 
     def enqueue(
-        self, tenant_id: TenantId, command: Command, idempotency: Idempotency | None = None
+        self,
+        tenant_id: TenantId,
+        command: Command,
+        idempotency: Idempotency | None = None,
+        wait_s: float = math.inf,
     ) -> "asyncio.Future[Applied | Replayed]":
         """As `submit`, for callers with many commands: queue it now, its outcome comes later."""
         answer: asyncio.Future[Applied | Replayed] = asyncio.get_running_loop().create_future()
@@ -157,6 +166,7 @@ class Sequencer:
             idempotency=idempotency,
             digest=digest,
             queued_at_s=time.monotonic(),
+            start_by_s=time.monotonic() + min(self._limits.queue_wait_s, wait_s),
             answer=answer,
         )
         self._queue.put(tenant_id, submission)
@@ -328,7 +338,7 @@ class Sequencer:
         return self._taken
 
     def _has_waited_too_long(self, submission: Submission) -> bool:
-        return time.monotonic() - submission.queued_at_s > self._limits.queue_wait_s
+        return time.monotonic() > submission.start_by_s
 
     def _refuse_late(self, late: Sequence[Submission]) -> None:
         for submission in late:
@@ -523,20 +533,10 @@ class Sequencer:
         return batch is not None and await self._is_committed(batch)
 
     async def _is_committed(self, batch: Batch) -> bool:
-        """Do the heads stand where the batch would have left them? One transaction: all or none."""
-        moved = [after for before, after in batch.sealed.heads if after is not before]
-        if not moved:
-            return False
         try:
-            found = await self._store.heads([head.tenant_id for head in moved])
+            return await self._store.is_committed(batch.sealed)
         except psycopg.OperationalError:
             return await self._recover(batch)
-        standing = [
-            (head.tenant_id in found and found[head.tenant_id].last_hash == head.last_hash)
-            for head in moved
-        ]
-        assert all(standing) or not any(standing)
-        return all(standing)
 
     def _settle(self, batch: Batch) -> None:
         """The batch is durable: remember it and answer everyone."""

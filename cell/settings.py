@@ -4,6 +4,7 @@ Every variable is `CLOISTER_CELL_` and the field's name in capitals. A missing o
 stops the process with the variable's name.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Final, NamedTuple, Self
@@ -51,6 +52,22 @@ class Dsn(str):
         return "Dsn(…)"
 
 
+class RouterKey(str):
+    """A key of 32 bytes in hex; never shows itself."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError, without repeating the text."""
+        if re.fullmatch("[0-9a-f]{64}", text) is None:
+            raise ValueError("not 64 hexadecimal digits")
+        return cls(text)
+
+    def __repr__(self) -> str:
+        return "RouterKey(…)"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     name: str
@@ -65,6 +82,9 @@ class Settings:
     """Role cloister_writer, for the sequencer: direct, never through a pooler."""
     reader_dsn: Dsn
     """Role cloister_reader; may lead through a pooler in transaction mode."""
+    router_key: RouterKey | None = field(default=None, repr=False)
+    """What the routers' signatures are checked by (`cell.signature`): requests without one are
+    refused. Unset: any are taken; only for a cell that nobody else can reach."""
     owner_dsn: Dsn | None = None
     """Role cloister_owner; if set, the cell applies missing migrations at its start."""
 
@@ -140,4 +160,5 @@ _PARSERS: Final[dict[object, Any]] = {
     Address: Address.parse,
     Dsn: Dsn.parse,
     Dsn | None: Dsn.parse,
+    RouterKey | None: RouterKey.parse,
 }

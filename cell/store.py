@@ -273,6 +273,17 @@ class Store:
             for row in found
         }
 
+    async def is_committed(self, batch: BatchWrite) -> bool:
+        """Do the heads stand where the batch leaves them? One database transaction: all or none."""
+        moved = [after for before, after in batch.heads if after is not before]
+        found = await self.heads([head.tenant_id for head in moved])
+        standing = [
+            (head.tenant_id in found and found[head.tenant_id].last_hash == head.last_hash)
+            for head in moved
+        ]
+        assert all(standing) or not any(standing)
+        return any(standing)
+
     async def key_uses(self, keys: Sequence[tuple[TenantId, str]]) -> list[KeyUse]:
         """Those of the (tenant, digest) pairs that were used before."""
         cursor = await self.prefetcher.execute(_KEY_USES, _pairs(keys), prepare=True)

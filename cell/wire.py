@@ -23,6 +23,9 @@ NOT_APPLIED_HEADER: Final = "cloister-not-applied"
 MOVED_TO_HEADER: Final = "cloister-moved-to"
 """Name of the cell that owns the tenant now; only beside the verdict `moved`."""
 
+DEADLINE_HEADER: Final = "cloister-deadline-ms"
+"""Request: milliseconds after which nobody waits for its answer any more."""
+
 KEEP_ALIVE_CELL_S: Final = 75
 """A cell closes an idle connection after this long; routers must let go of it earlier."""
 

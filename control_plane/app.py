@@ -9,6 +9,7 @@ comes here.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,6 +30,7 @@ from control_plane.errors import (
     NotFound,
     RequestMalformed,
 )
+from control_plane.explaining import Explanations
 from control_plane.fleet import Fleet
 from control_plane.move.certificate import certificate_of
 from control_plane.move.movers import Movers
@@ -62,6 +64,8 @@ RETRY_AFTER_S = 1
 ACTOR = "operator"
 """Who the audit rows name: there is one operator token, so that is all that is known."""
 
+REQUEST_ID = re.compile(r"[0-9a-f-]{1,64}")
+
 log = logging.getLogger(__name__)
 
 _BodyT = TypeVar("_BodyT")
@@ -79,6 +83,7 @@ class ControlPlane:
     verifications: Verifications
     movers: Movers
     reconciler: Reconciler
+    explanations: Explanations
     tokens: Tokens
     unready: str | None = "starting"
     """Why requests cannot be served yet; None when they can."""
@@ -102,6 +107,12 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route(f"{tenant}/verify", operator(api.verify), methods=["POST"]),
             Route(f"{tenant}/limits", operator(api.limit_tenant), methods=["PUT"]),
             Route(f"{tenant}/reconcile", operator(api.reconcile), methods=["POST"]),
+            Route(
+                "/v1/explanations/requests/{request_id}",
+                operator(api.explain_request),
+                methods=["GET"],
+            ),
+            Route("/v1/explanations/tenants/{slug}", operator(api.explain_tenant), methods=["GET"]),
             Route("/v1/moves", operator(api.create_move), methods=["POST"]),
             Route("/v1/moves", operator(api.list_moves), methods=["GET"]),
             Route("/v1/moves/rehearsals", operator(api.rehearse_move), methods=["POST"]),
@@ -237,6 +248,15 @@ class Api:
     async def reconcile(self, request: Request) -> Response:
         slug = request.path_params["slug"]
         return _json(await self._plane.reconciler.reconcile(slug, request.is_disconnected))
+
+    async def explain_request(self, request: Request) -> Response:
+        request_id = request.path_params["request_id"]
+        if not REQUEST_ID.fullmatch(request_id):
+            raise NotFound(f"{request_id[:80]!r} is no id of a request", parameter="request")
+        return _json(await self._plane.explanations.request(request_id))
+
+    async def explain_tenant(self, request: Request) -> Response:
+        return _json(await self._plane.explanations.tenant(request.path_params["slug"]))
 
     async def create_move(self, request: Request) -> Response:
         wanted = await _body(request, NewMove)

@@ -297,6 +297,12 @@ class Catalog:
             raise NotFound(f"there is no tenant {slug!r}", parameter="tenant")
         return found
 
+    async def slug_of(self, organization_id: UUID) -> str | None:
+        async with self.transaction() as tx:
+            query = "SELECT slug FROM tenants WHERE organization_id = %s"
+            row = await (await tx.execute(query, (organization_id,))).fetchone()
+        return None if row is None else str(row["slug"])
+
     async def tenants(self) -> list[Tenant]:
         async with self.transaction() as tx:
             cursor = tx.cursor(row_factory=kwargs_row(_to_tenant))

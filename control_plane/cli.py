@@ -1,4 +1,4 @@
-"""The `cloister` command's part that talks to a running platform: status, tenants, keys,
+"""The `cloister` command's part that talks to a running platform: status, explain, tenants, keys,
 load, verify, move, evacuate, reconcile, demo.
 
 `infra/cli.py` adds `up` and `down` to `app`. Every command finds the platform by --control-port or
@@ -57,6 +57,36 @@ def status(control_port: ControlPort = None, as_json: Json = False) -> None:
     with connect(control_port) as client:
         report = client.status()
     cli_tables.show(report, as_json, cli_tables.print_status)
+
+
+@app.command(
+    epilog="Example: cloister explain 5d1c0a2b9e4f-1a2b; the id is in the answer's x-request-id."
+)
+def explain(
+    request_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[REQUEST_ID]", help="The x-request-id of an answer."),
+    ] = None,
+    tenant: Annotated[
+        str | None,
+        typer.Option(metavar="TENANT", help="Where the tenant's next request would go."),
+    ] = None,
+    control_port: ControlPort = None,
+    as_json: Json = False,
+) -> None:
+    """Say why a request went where it went: cell, epoch, table, holds, moves, resends.
+
+    The router remembers the last ten thousand requests, and forgets them when it ends.
+    """
+    if (request_id is None) is (tenant is None):
+        raise typer.BadParameter("name a REQUEST_ID, or a tenant with --tenant")
+    with connect(control_port) as client:
+        if tenant is not None:
+            explanation = client.explain_tenant(tenant)
+        else:
+            assert request_id is not None, "one of the two was given"
+            explanation = client.explain_request(request_id)
+    cli_tables.show(explanation, as_json, cli_tables.print_explanation)
 
 
 @tenants.command("create", epilog="Example: cloister tenants create acme --cell cell-a")

@@ -1,6 +1,7 @@
 """What the CLI prints: one function for each kind of answer, and JSON of the same values."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from control_plane.explanation import Explanation
 from control_plane.routing import TenantLimits
 from control_plane.wire import (
     CellReport,
@@ -63,6 +65,28 @@ def print_status(console: Console, status: StatusReport) -> None:
     console.print("router", router.address, _health(router.healthy), lag)
     for reason in _reasons(status):
         console.print(Text(reason))
+
+
+def print_explanation(console: Console, explanation: Explanation) -> None:
+    if explanation.tenant is not None:
+        console.print(Text(f"tenant {explanation.tenant}"))
+    for sentence in explanation.sentences:
+        console.print(Text(sentence))
+    if explanation.route is None or not explanation.route.requests:
+        return
+    table = new_table("request", "answered", "", "status", "cell", "epoch", "held", "resends")
+    for each in explanation.route.requests:
+        table.add_row(
+            each.request_id,
+            f"{datetime.fromtimestamp(each.answered_at).astimezone():%H:%M:%S}",
+            f"{each.method} {each.path}",
+            str(each.status),
+            each.cell or "-",
+            _number(each.epoch),
+            _number(each.held_ms, " ms"),
+            str(each.resends),
+        )
+    console.print(table)
 
 
 def _reasons(status: StatusReport) -> list[str]:

@@ -16,6 +16,7 @@ import msgspec
 
 from control_plane.access import read_token
 from control_plane.errors import PlatformRefused, PlatformUnavailable
+from control_plane.explanation import Explanation
 from control_plane.move.certificate import Certificate
 from control_plane.routing import TenantLimits
 from control_plane.verify.report import VERIFICATION_S_MAX, VerificationReport
@@ -105,6 +106,13 @@ class OperatorClient:
         """Returns when it is done, which takes as long as the tenant is large."""
         path = f"/v1/tenants/{_part(slug)}/reconcile"
         return self._request("POST", path, Reconciliation, wait_s=VERIFY_S_MAX)
+
+    def explain_request(self, request_id: str) -> Explanation:
+        path = f"/v1/explanations/requests/{_part(request_id)}"
+        return self._request("GET", path, Explanation)
+
+    def explain_tenant(self, slug: str) -> Explanation:
+        return self._request("GET", f"/v1/explanations/tenants/{_part(slug)}", Explanation)
 
     def create_move(
         self,

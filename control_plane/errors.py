@@ -230,6 +230,14 @@ class CellUnavailable(CellError):
     retryable = True
 
 
+class RouterUnavailable(CellError):
+    """The router cannot be asked, or did not answer in time."""
+
+    code = "router_unavailable"
+    status = 503
+    retryable = True
+
+
 class CellRefused(CellError):
     """The cell answered that it will not do it."""
 

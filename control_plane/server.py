@@ -18,6 +18,7 @@ from control_plane.app import ControlPlane, create_app
 from control_plane.catalog import Catalog
 from control_plane.cells import open_client
 from control_plane.errors import CatalogUnavailable, SettingsInvalid
+from control_plane.explaining import Explanations
 from control_plane.fleet import Fleet
 from control_plane.migrations import migrate
 from control_plane.move.fail_points import FailPoints
@@ -108,6 +109,9 @@ async def open_control_plane(
                 catalog, feed, verifications, mover_dsns, FailPoints(settings.fail_points)
             ),
             reconciler=Reconciler(catalog, verifications, mover_dsns),
+            explanations=Explanations(
+                catalog, client, cells_file.router_operator_address, settings.router_token
+            ),
             tokens=Tokens(operator=settings.operator_token, router=settings.router_token),
         )
 

@@ -115,7 +115,7 @@ class CellConnection(asyncio.Protocol):
         self._exchange = exchange
         exchange.carrier = self
         self.since_s = 0.0
-        head = framing.request_head(exchange)
+        head = framing.request_head(exchange, self._pool.deadline_ms(exchange), self._pool.signer)
         if len(exchange.body) <= ONE_WRITE_BYTES_MAX:
             self._transport.write(head + exchange.body)
         else:

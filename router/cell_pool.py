@@ -13,6 +13,7 @@ from collections import Counter, deque
 from time import monotonic
 from typing import Final, Protocol
 
+from cell.signature import Signer, key_of_cell
 from cell.wire import Verdict
 from control_plane.routing import CellName, Epoch
 from router.breaker import Breaker
@@ -56,6 +57,8 @@ class CellPool:
         self.cell = cell
         self.address = address
         self.forwarder = forwarder
+        secret = settings.signing_secret
+        self.signer = None if secret is None else Signer(key_of_cell(secret, cell))
         self._settings = settings
         self._connections: set[CellConnection] = set()
         self._idle: list[CellConnection] = []
@@ -93,6 +96,13 @@ class CellPool:
     @property
     def waiting(self) -> int:
         return len(self._waiters)
+
+    def deadline_ms(self, exchange: Exchange) -> int:
+        """For how long somebody still waits for its answer."""
+        whole_ms = self._settings.request_ms_max
+        if not exchange.since_s:
+            return whole_ms
+        return max(1, whole_ms - int((monotonic() - exchange.since_s) * 1000))
 
     def submit(self, exchange: Exchange) -> None:
         """Send the exchange as soon as a connection is free, or refuse it."""

@@ -148,6 +148,7 @@ class ClientConnection(asyncio.Protocol):
         """All of the answer, or all that was left of it."""
         if exchange.began_s:
             self._edge.access_log.write(exchange)
+        self._edge.recent.keep(exchange)
         exchange.end()
         exchange.client = None
         self._transport.write(answer)
@@ -168,7 +169,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer with the router's own words; requires that no part of an answer has left."""
         assert not exchange.answering, "an answer has begun; it can only be cut"
         self._edge.count_refusal(refusal)
-        exchange.status = refusal.status
+        exchange.status, exchange.said = refusal.status, refusal.message
         close = exchange.close or refusal.closes or self._edge.draining
         answer = render_refusal(
             refusal, exchange.request_id, close=close, bodiless=exchange.is_head

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from router.access_log import AccessLog
 from router.client_connection import ClientConnection
 from router.errors import Refusal, RouterOverloaded
+from router.recent import RecentRequests
 from router.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class ClientEdge:
         self.routes = routes
         self.forwarder = forwarder
         self.access_log = AccessLog(settings.access_log_one_in)
+        self.recent = RecentRequests(settings.recent_requests_max, routes)
         self.draining = False
         self.drained = asyncio.Event()
         """While draining: the last connection is gone."""

@@ -61,6 +61,7 @@ class Exchange:
         "request_id",
         "resends",
         "route",
+        "said",
         "since_s",
         "status",
         "target",
@@ -125,6 +126,8 @@ class Exchange:
         """When its turn came, if it is to be in the access log; else 0."""
         self.status = 0
         """Of its answer; 0 while there is none."""
+        self.said: str | None = None
+        """The router's own words, where it is the router that answers."""
         self.done = False
         """Answered, or given up; nobody may send it again."""
 

@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from cell import wire
+from cell.signature import SIGNATURE_HEADER, Signer
 from control_plane.routing import Epoch
 from router.errors import ExpectationFailed, HeadersTooLarge, MalformedRequest, MethodNotAllowed
 from router.exchange import Exchange
@@ -294,18 +295,35 @@ def epoch_of(value: bytes | None) -> Epoch | None:
     return Epoch(int(value)) if value is not None and value.isdigit() else None
 
 
-def request_head(exchange: Exchange) -> bytes:
+def request_head(exchange: Exchange, deadline_ms: int, signer: Signer | None) -> bytes:
     """The head as it goes to the cell, up to and including the empty line."""
-    key = exchange.key
-    return b"%b %b HTTP/1.1%b%b%b%b%b" % (
+    key, route = exchange.key, exchange.route
+    signature = b""
+    if signer is not None:
+        path, _, query = exchange.target.partition(b"?")
+        signature = _SIGNATURE_LINE + signer.sign(
+            exchange.method,
+            path,
+            query,
+            *route.signed,
+            exchange.request_id,
+            exchange.authorization or b"",
+            key or b"",
+        )
+    return b"%b %b HTTP/1.1%b%b%b%b\r\ncloister-deadline-ms: %d%b%b" % (
         exchange.method,
         exchange.target,
         exchange.fields,
         b"" if key is None else _IDEMPOTENCY_KEY_LINE + key,
-        exchange.route.fields,
+        route.fields,
         exchange.request_id,
+        deadline_ms,
+        signature,
         b"\r\ncontent-length: %d\r\n\r\n" % len(exchange.body) if exchange.framed else b"\r\n\r\n",
     )
+
+
+_SIGNATURE_LINE: Final = f"\r\n{SIGNATURE_HEADER}: ".encode()
 
 
 def route_fields(address: str, tenant: str, epoch: int) -> bytes:

@@ -277,6 +277,11 @@ class Hold:
             self._try_later(lane)
         asyncio.get_running_loop().call_soon(self._let_go, lane)
 
+    def held(self, tenant: OrganizationId) -> int:
+        """Requests of the tenant that wait now."""
+        lane = self._lanes.get(tenant)
+        return 0 if lane is None else sum(not exchange.done for _, exchange in lane.waiting)
+
     def sweep(self, now_s: float) -> None:
         """Give up what is held for too long; ask for news while anything waits for them."""
         oldest_s = now_s - self._settings.hold_ms_max / 1000

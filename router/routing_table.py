@@ -64,7 +64,7 @@ def refusal_of(
 class Route:
     """A tenant's placement, ready to be used by requests."""
 
-    __slots__ = ("epoch", "fields", "pool", "tenant", "traffic")
+    __slots__ = ("epoch", "fields", "pool", "signed", "tenant", "traffic")
 
     def __init__(
         self, tenant: OrganizationId, epoch: Epoch, pool: CellPool, traffic: TenantTraffic
@@ -74,6 +74,7 @@ class Route:
         self.pool = pool
         self.traffic = traffic
         self.fields = route_fields(str(pool.address), tenant, epoch)
+        self.signed = (tenant.encode(), b"%d" % epoch)
 
 
 class Routes:

@@ -37,9 +37,10 @@ LISTEN: Final = Address("127.0.0.1", 8080)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     operator_listen: Address
-    """Where /healthz and /metrics answer; loopback or a private network."""
+    """Where /healthz and /metrics answer, and what `cloister explain` asks; loopback or a private
+    network."""
     token: str = field(repr=False)
-    """Bearer token of routers at the control plane."""
+    """Bearer token of routers at the control plane, and of the control plane here."""
     table_file: Path
     """The disk copy of the routing table; `<name>.previous` beside it is the copy before."""
     listen: Address = LISTEN
@@ -47,6 +48,8 @@ class Settings:
     shares_port: bool = False
     """`true`: other router processes may listen at the same address, each with a table file and an
     operator address of its own; the kernel spreads new connections over them."""
+    signing_secret: str | None = field(default=None, repr=False)
+    """The platform's routers share it; what cells get is signed by keys derived from it."""
     tls_certificate: Path | None = None
     """PEM of the certificate and its chain; with it, clients are served by TLS only. Both files are
     read anew when they change."""
@@ -104,6 +107,10 @@ class Settings:
     """One of so many requests, evenly random, is written to the log when it is answered; unset:
     none. 1 logs every request."""
 
+    recent_requests_max: int = 10_000
+    """Requests answered last of which an operator can ask why they went where they went; some 300
+    bytes each."""
+
     poll_wait_ms: int = 20_000
     """How long the control plane may hold a poll for a newer table."""
     repointed_percent_max: int = 25
@@ -158,6 +165,7 @@ def _true_or_false(text: str) -> bool:
 _PARSERS: Final[dict[object, Any]] = {
     Address: Address.parse,
     str: str,
+    str | None: str,
     Path: Path,
     Path | None: Path,
     int: _positive,

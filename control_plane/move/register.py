@@ -151,6 +151,18 @@ class Register:
         async with self._catalog.transaction() as tx:
             return [_record(row) async for row in await tx.execute(self.LATEST, (count,))]
 
+    BETWEEN: LiteralString = """
+    SELECT move_id FROM moves
+    WHERE organization_id = %s AND created_at <= %s AND coalesce(finished_at, 'infinity') >= %s
+    ORDER BY created_at, move_id
+    """
+
+    async def moves_between(self, tenant_id: UUID, since: datetime, until: datetime) -> list[UUID]:
+        """The tenant's moves that were under way at some time between the two, oldest first."""
+        async with self._catalog.transaction() as tx:
+            cursor = await tx.execute(self.BETWEEN, (tenant_id, until, since))
+            return [row["move_id"] async for row in cursor]
+
     async def open_moves(self) -> list[MoveRecord]:
         async with self._catalog.transaction() as tx:
             return [_record(row) async for row in await tx.execute(self.OPEN)]

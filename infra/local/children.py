@@ -17,6 +17,7 @@ import httpx
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from cell.signature import key_of_cell
 from infra.local.plan import CATALOG_DATABASE, CATALOG_ROLE, CELL_DATABASE, CellPlan, Plan
 from infra.local.ports import HOST
 from infra.local.postgres import (
@@ -114,6 +115,7 @@ def cell_child(plan: Plan, cell: CellPlan, client: httpx.AsyncClient) -> ChildSp
         "CLOISTER_CELL_WRITER_DSN": cell.dsn("cloister_writer"),
         "CLOISTER_CELL_READER_DSN": reader_dsn(cell),
         "CLOISTER_CELL_WEBHOOK_SECRET": plan.tokens.webhooks,
+        "CLOISTER_CELL_ROUTER_KEY": key_of_cell(plan.tokens.signing, cell.name),
     }
     return python_child(
         plan,
@@ -148,6 +150,7 @@ def router_child(plan: Plan, client: httpx.AsyncClient) -> ChildSpec:
         "CLOISTER_ROUTER_OPERATOR_LISTEN": operator_listen,
         "CLOISTER_ROUTER_CONTROL_URL": plan.control_url,
         "CLOISTER_ROUTER_TOKEN": plan.tokens.router,
+        "CLOISTER_ROUTER_SIGNING_SECRET": plan.tokens.signing,
         "CLOISTER_ROUTER_TABLE_FILE": str(plan.data.router / "routing-table.json"),
     }
     return python_child(

@@ -26,6 +26,9 @@ class Tokens(msgspec.Struct, frozen=True):
     webhooks: str = ""
     """What the keys of webhook endpoints are derived from, in whichever cell their tenant is."""
 
+    signing: str = ""
+    """What routers sign by; each cell gets a key derived from it."""
+
     def __repr__(self) -> str:
         return "Tokens(…)"
 
@@ -48,6 +51,7 @@ def ensure_tokens(data: DataDirectory, cells: Iterable[str]) -> Tokens:
         router=known.router,
         cells={**known.cells, **missing},
         webhooks=known.webhooks or generate_secret(),
+        signing=known.signing or generate_secret(),
     )
     write_private(file, msgspec.json.encode(tokens).decode())
     return tokens
