@@ -19,7 +19,7 @@ from control_plane.move.heads import Position
 from control_plane.move.plan import Decision, Move
 from control_plane.routing import CellName, Epoch, Placement
 
-LEASE_S = 3.0
+LEASE_S = 10.0
 """Who does not renew it for so long is taken for dead, and another mover may go on."""
 PAUSE_LEASE_S = 1.0
 """The same while the tenant's writes are paused."""
@@ -174,9 +174,10 @@ class Register:
     WHERE move_id = %(move)s AND finished_at IS NULL AND lease_until < now()
     RETURNING lease_term
     """
+    # Also when its time is over: as long as nobody took it, nobody else is at work.
     RENEW: LiteralString = """
     UPDATE moves SET lease_until = now() + make_interval(secs => %(seconds)s)
-    WHERE move_id = %(move)s AND lease_term = %(term)s AND lease_until >= now()
+    WHERE move_id = %(move)s AND lease_term = %(term)s
     """
     LET_GO: LiteralString = """
     UPDATE moves SET lease_until = '-infinity' WHERE move_id = %s AND lease_term = %s

@@ -12,9 +12,9 @@ from psycopg import sql
 
 from cell.tables import COMPARED_TABLES
 from control_plane.move.cell_heads import Cell, read_head
+from control_plane.move.obstacles import obstacles
 from control_plane.move.plan import expected_pause_ms
 from control_plane.move.register import FLUSHED, Register
-from control_plane.move.verify import shape_differences
 from control_plane.wire import MoveRehearsal
 
 SAMPLES = 9
@@ -37,7 +37,7 @@ async def rehearse(
 ) -> MoveRehearsal:
     """`places` are the tenant's slug, its cell and the other one."""
     tenant, source_name, target_name = places
-    differences = await shape_differences(source, target)
+    found = await obstacles(source, target, tenant_id)
     rows, journal_bytes = await _amounts(source, tenant_id)
     read_s = await _median_s(partial(read_head, source, tenant_id))
     commits_s = [await _median_s(partial(cell.execute, FLUSHED)) for cell in (source, target)]
@@ -45,8 +45,8 @@ async def rehearse(
     catalog_s = await _median_s(register.measure)
     expected_ms = expected_pause_ms(read_s + commit_s, catalog_s) + (batch_ms_p99 or 0.0)
     refused = None
-    if differences:
-        refused = f"the databases differ: {'; '.join(differences[:5])}"
+    if found:
+        refused = "; ".join(found)
     elif expected_ms > max_pause_ms:
         refused = f"a pause of {expected_ms:.0f} ms is expected, {max_pause_ms} are allowed"
     return MoveRehearsal(

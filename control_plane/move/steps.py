@@ -21,6 +21,7 @@ from psycopg.errors import LockNotAvailable
 from control_plane.move.cell_heads import Cell, change_head, read_head
 from control_plane.move.fail_points import NO_FAIL_POINTS
 from control_plane.move.heads import START, Change, Head, Heading, HeadState, Position, Side
+from control_plane.move.obstacles import obstacles
 from control_plane.move.plan import (
     Act,
     Decide,
@@ -47,7 +48,7 @@ from control_plane.move.rows import (
     read_progress,
 )
 from control_plane.move.tail import Diverged, follow
-from control_plane.move.verify import Comparison, compare_rows, shape_differences
+from control_plane.move.verify import Comparison, compare_rows
 from control_plane.verify.report import VerificationReport
 from control_plane.wire import CAN_BE_ROLLED_BACK, WAITS_FOR_SHORT_PAUSE
 
@@ -257,10 +258,10 @@ def _cell(hands: Hands, side: Side) -> Cell:
 
 
 async def _prepare(hands: Hands, view: View, change: Change) -> View | None:
-    """Nothing is copied between two databases of different shape."""
-    differences = await shape_differences(hands.source, hands.target)
-    if differences:
-        hands.abort_reason = f"the databases differ: {'; '.join(differences[:5])}"
+    """Nothing is copied between two databases of different shape, or to one not to rely on."""
+    found = await obstacles(hands.source, hands.target, hands.move.tenant_id)
+    if found:
+        hands.abort_reason = "; ".join(found)
         return view
     await hands.note("prepare")
     return await _change(hands, view, change)

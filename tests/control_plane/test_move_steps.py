@@ -22,7 +22,7 @@ from moving import A, B, Platform, open_platform
 from cell.batch import Applied
 from control_plane.catalog import Catalog
 from control_plane.errors import MoveDecided, MoveInProgress, PlacementRefused, WindowClosed
-from control_plane.move import register, steps
+from control_plane.move import obstacles, register, steps
 from control_plane.move.cell_heads import Cell, connect
 from control_plane.move.heads import HeadState
 from control_plane.move.movers import Movers
@@ -258,6 +258,35 @@ async def test_databases_of_another_shape_are_not_copied_between(platform: Platf
     assert "only at the target: column ledgers" in str(record.progress["aborted_because"])
     await platform.assert_rests_at(A, 2)
     execute(platform.databases[B].superuser_dsn, "ALTER TABLE ledgers DROP COLUMN extra")
+
+
+async def test_what_forbids_a_move(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = platform.databases[B]
+    tenant_id = UUID(platform.tenant_id)
+
+    async def found() -> str:
+        """On connections that know what was set meanwhile."""
+        async with (
+            await connect(platform.databases[A].mover_dsn) as at_source,
+            await connect(target.mover_dsn) as at_target,
+        ):
+            return "; ".join(await obstacles.obstacles(at_source, at_target, tenant_id))
+
+    assert await found() == ""
+    name = psycopg.conninfo.conninfo_to_dict(target.superuser_dsn)["dbname"]
+    execute(target.superuser_dsn, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    assert await found() == "synchronous_commit is off at the target"
+    execute(target.superuser_dsn, f"ALTER DATABASE {name} RESET synchronous_commit")
+    own = f"CREATE INDEX custom_own_00000000 ON ledgers (name) WHERE tenant_id = '{tenant_id}'"
+    execute(platform.databases[A].superuser_dsn, own)
+    assert "own indexes custom_own_00000000" in await found()
+    execute(target.superuser_dsn, own)
+    assert await found() == ""
+    for each in (A, B):
+        execute(platform.databases[each].superuser_dsn, "DROP INDEX custom_own_00000000")
+    ahead = f"{obstacles.CLOCK} + CASE current_database() WHEN '{name}' THEN 10 ELSE 0 END"
+    monkeypatch.setattr(obstacles, "CLOCK", ahead)
+    assert "the clocks of the two are" in await found()
 
 
 async def test_a_target_that_hangs_costs_a_short_pause_only(
