@@ -30,6 +30,7 @@ from cell.projector import Projector
 from cell.provision import Provision
 from cell.reads import Reader
 from cell.resources import webhook_endpoints
+from cell.restore_watch import RestoreWatch
 from cell.routes import FIRST_ANSWERS, ROUTES
 from cell.sequencer import Sequencer
 from cell.sequencer_limits import SequencerLimits
@@ -92,6 +93,7 @@ class Cell:
             linger_s=settings.sequencer_async_linger_ms / 1000,
         )
         self.head_watch = HeadWatch(settings.writer_dsn, self.look_at)
+        self.restore_watch = RestoreWatch(settings.writer_dsn, settings.position_file)
         requests = RequestMetrics()
         self.metrics = CellMetrics(requests, self.sequencer, self.queue)
         parts = CellParts(
@@ -121,6 +123,11 @@ class Cell:
             return f"the sequencer has no connection to Postgres: {status.last_error}"
         if self.head_watch.deaf_because is not None:
             return f"changes of tenants' heads are not heard: {self.head_watch.deaf_because}"
+        if self.restore_watch.quarantined:
+            return (
+                f"the database was restored: {self.restore_watch.quarantined} tenants are"
+                f" quarantined, see `cloister cells reclaim {self.name}`"
+            )
         return None
 
     async def open(self) -> None:
@@ -132,6 +139,7 @@ class Cell:
         while True:
             try:
                 await self._prepare_schema()
+                await self.restore_watch.open()
                 await self.sequencer.open()
                 break
             except psycopg.OperationalError as exc:
@@ -231,6 +239,7 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
     sequencing = asyncio.create_task(cell.sequencer.run(), name="sequencer")
     followers = [
         asyncio.create_task(cell.head_watch.run(), name="watch heads"),
+        asyncio.create_task(cell.restore_watch.run(), name="write down the position"),
         asyncio.create_task(cell.projector.run(), name="projector"),
         asyncio.create_task(cell.deliverer.run(), name="webhooks"),
         asyncio.create_task(cell.settlement_worker.run(), name="settlement worker"),

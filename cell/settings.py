@@ -7,6 +7,7 @@ stops the process with the variable's name.
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import psycopg
@@ -82,6 +83,9 @@ class Settings:
     """Role cloister_writer, for the sequencer: direct, never through a pooler."""
     reader_dsn: Dsn
     """Role cloister_reader; may lead through a pooler in transaction mode."""
+    position_file: Path | None = None
+    """Where is written how far the database has come (`cell.restore_watch`): on the cell's machine,
+    and in no backup of the database."""
     router_key: RouterKey | None = field(default=None, repr=False)
     """What the routers' signatures are checked by (`cell.signature`): requests without one are
     refused. Unset: any are taken; only for a cell that nobody else can reach."""
@@ -160,5 +164,6 @@ _PARSERS: Final[dict[object, Any]] = {
     Address: Address.parse,
     Dsn: Dsn.parse,
     Dsn | None: Dsn.parse,
+    Path | None: Path,
     RouterKey | None: RouterKey.parse,
 }

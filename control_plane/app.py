@@ -34,6 +34,7 @@ from control_plane.explaining import Explanations
 from control_plane.fleet import Fleet
 from control_plane.move.certificate import certificate_of
 from control_plane.move.movers import Movers
+from control_plane.move.reclaim import Reclaimer
 from control_plane.move.reconciliation import Reconciler
 from control_plane.move.register import MoveRecord
 from control_plane.provisioning import Provisioning
@@ -83,6 +84,7 @@ class ControlPlane:
     verifications: Verifications
     movers: Movers
     reconciler: Reconciler
+    reclaimer: Reclaimer
     explanations: Explanations
     tokens: Tokens
     unready: str | None = "starting"
@@ -107,6 +109,7 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route(f"{tenant}/verify", operator(api.verify), methods=["POST"]),
             Route(f"{tenant}/limits", operator(api.limit_tenant), methods=["PUT"]),
             Route(f"{tenant}/reconcile", operator(api.reconcile), methods=["POST"]),
+            Route("/v1/cells/{cell}/reclaim", operator(api.reclaim), methods=["POST"]),
             Route(
                 "/v1/explanations/requests/{request_id}",
                 operator(api.explain_request),
@@ -248,6 +251,10 @@ class Api:
     async def reconcile(self, request: Request) -> Response:
         slug = request.path_params["slug"]
         return _json(await self._plane.reconciler.reconcile(slug, request.is_disconnected))
+
+    async def reclaim(self, request: Request) -> Response:
+        cell = request.path_params["cell"]
+        return _json(await self._plane.reclaimer.reclaim(cell, actor=ACTOR))
 
     async def explain_request(self, request: Request) -> Response:
         request_id = request.path_params["request_id"]

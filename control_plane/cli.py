@@ -44,7 +44,9 @@ app = typer.Typer(
 )
 tenants = typer.Typer(help="Create and list tenants.", no_args_is_help=True)
 keys = typer.Typer(help="Create, list and revoke the API keys of a tenant.", no_args_is_help=True)
+cells = typer.Typer(help="Look after cells.", no_args_is_help=True)
 app.add_typer(tenants, name="tenants")
+app.add_typer(cells, name="cells")
 app.add_typer(keys, name="keys")
 
 
@@ -87,6 +89,25 @@ def explain(
             assert request_id is not None, "one of the two was given"
             explanation = client.explain_request(request_id)
     cli_tables.show(explanation, as_json, cli_tables.print_explanation)
+
+
+@cells.command("reclaim", epilog="Example: cloister cells reclaim cell-a")
+def reclaim(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="The cell that was restored.")],
+    control_port: ControlPort = None,
+    as_json: Json = False,
+) -> None:
+    """Say what becomes of tenants whose cell was restored from a backup.
+
+    Such a cell has quarantined them. Those placed there are served again from what the backup
+    has, once their ledgers are proved right: what was written after it is lost. Of those placed
+    elsewhere by now the old rows are deleted. Exits with 1 while any is quarantined still.
+    """
+    with connect(control_port) as client:
+        reclaimed = client.reclaim(cell)
+    cli_tables.show(reclaimed, as_json, cli_tables.print_reclaimed)
+    if any(each.refused_because is not None for each in reclaimed):
+        raise typer.Exit(1)
 
 
 @tenants.command("create", epilog="Example: cloister tenants create acme --cell cell-a")

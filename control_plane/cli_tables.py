@@ -17,6 +17,7 @@ from control_plane.wire import (
     CreatedTenant,
     ListedKey,
     ListedTenant,
+    ReclaimedTenant,
     RevokedKey,
     StatusReport,
 )
@@ -65,6 +66,22 @@ def print_status(console: Console, status: StatusReport) -> None:
     console.print("router", router.address, _health(router.healthy), lag)
     for reason in _reasons(status):
         console.print(Text(reason))
+
+
+def print_reclaimed(console: Console, reclaimed: Sequence[ReclaimedTenant]) -> None:
+    if not reclaimed:
+        console.print("No tenant is quarantined there.")
+        return
+    table = new_table("tenant", "sequence", "outcome")
+    for each in reclaimed:
+        if each.refused_because is not None:
+            outcome = f"quarantined still: {each.refused_because}"
+        elif each.epoch is not None:
+            outcome = f"served again at epoch {each.epoch}; what came after the backup is lost"
+        else:
+            outcome = f"lives on {each.placed_on}; the old rows are deleted"
+        table.add_row(each.tenant, str(each.last_seq), outcome)
+    console.print(table)
 
 
 def print_explanation(console: Console, explanation: Explanation) -> None:

@@ -32,6 +32,7 @@ from control_plane.wire import (
     MoveReport,
     NewMove,
     NewTenant,
+    ReclaimedTenant,
     Reconciliation,
     RevokedKey,
     StatusReport,
@@ -106,6 +107,11 @@ class OperatorClient:
         """Returns when it is done, which takes as long as the tenant is large."""
         path = f"/v1/tenants/{_part(slug)}/reconcile"
         return self._request("POST", path, Reconciliation, wait_s=VERIFY_S_MAX)
+
+    def reclaim(self, cell: str) -> list[ReclaimedTenant]:
+        """Returns when it is done, which takes as long as the tenants are large."""
+        path = f"/v1/cells/{_part(cell)}/reclaim"
+        return self._request("POST", path, list[ReclaimedTenant], wait_s=VERIFY_S_MAX)
 
     def explain_request(self, request_id: str) -> Explanation:
         path = f"/v1/explanations/requests/{_part(request_id)}"

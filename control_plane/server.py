@@ -23,6 +23,7 @@ from control_plane.fleet import Fleet
 from control_plane.migrations import migrate
 from control_plane.move.fail_points import FailPoints
 from control_plane.move.movers import Movers
+from control_plane.move.reclaim import Reclaimer
 from control_plane.move.reconciliation import Reconciler
 from control_plane.provisioning import Provisioning
 from control_plane.reconcile import backoff_s
@@ -109,6 +110,7 @@ async def open_control_plane(
                 catalog, feed, verifications, mover_dsns, FailPoints(settings.fail_points)
             ),
             reconciler=Reconciler(catalog, verifications, mover_dsns),
+            reclaimer=Reclaimer(catalog, feed, verifications, mover_dsns),
             explanations=Explanations(
                 catalog, client, cells_file.router_operator_address, settings.router_token
             ),

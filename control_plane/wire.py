@@ -177,6 +177,20 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str]
 
 
+class ReclaimedTenant(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /v1/cells/{cell}/reclaim: one for each tenant that was quarantined there."""
+
+    tenant: str
+    last_seq: int
+    """The last sequence that the restored database has of it."""
+    placed_on: str | None
+    """The cell that serves it; null where that is not decided."""
+    epoch: int | None
+    """At which the restored cell serves it again; null where it does not."""
+    refused_because: str | None
+    """Why it is quarantined still."""
+
+
 class CellReport(msgspec.Struct, frozen=True, kw_only=True):
     """A cell as `GET /v1/status` has it; numbers are null while it is not healthy."""
 

@@ -27,7 +27,7 @@ class HeadState(StrEnum):
     MOVED = "moved"
     """A tombstone that says where the tenant is."""
     QUARANTINED = "quarantined"
-    """Contradicts what is known elsewhere; a person has to look."""
+    """Of a database that was restored from a backup; a person has to say what becomes of it."""
 
 
 class Heading(NamedTuple):
@@ -99,6 +99,8 @@ EDGES: frozenset[tuple[HeadState | None, HeadState]] = frozenset(
         (HeadState.IMPORTING, HeadState.MOVED),
         (HeadState.READY, HeadState.MOVED),
         (HeadState.MOVED, HeadState.MOVED),
+        (HeadState.QUARANTINED, HeadState.OWNED),
+        (HeadState.QUARANTINED, HeadState.MOVED),
     }
 )
 """From which state to which; the database refuses every other one, whoever asks."""

@@ -6,7 +6,7 @@
     DATA/logs/         one file per process
     DATA/secrets/      tokens, the demo tenant's key, the cells with their connection strings
     DATA/catalog/      the control plane's Postgres
-    DATA/cells/<name>/ one cell's Postgres
+    DATA/cells/<name>/ one cell's Postgres, and how far it had come when that was last seen
     DATA/router/       the router's copy of the routing table
 
 Everything is private to its owner. Nothing else is read or written below DATA.

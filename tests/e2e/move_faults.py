@@ -40,6 +40,8 @@ POINTS = (
 )
 VICTIMS = ("mover", "source", "target", "source postgres", "target postgres", "catalog", "router")
 STOPPED_MS = (100, 600, 2_000)
+GIVEN_UP = 0.05
+"""The share of refused attempts after which a client does not try again."""
 STRIKE_MS = 300
 """How long the mover waits at the point for the blow to another victim to land."""
 
@@ -143,7 +145,7 @@ class Client:
         self.acknowledged: dict[str, set[str]] = {}
         """Of each key, the ids of the transactions it was told of."""
         self.refused: set[str] = set()
-        """Said to be not applied, at least once."""
+        """Said to be not applied, and given up."""
         self.attempts = self.failures = 0
         self.longest_gap_s = 0.0
         """Between two writes acknowledged one after the other."""
@@ -192,7 +194,11 @@ class Client:
             self.error = error
 
     def _write(self, http: httpx.Client, key: str) -> bool:
-        """False where it was given up: only what was refused for certain ever is."""
+        """False where it was given up: only what was refused for certain ever is.
+
+        A refusal is about one attempt: with another's answer lost, it says nothing of the write.
+        """
+        is_unknown = False
         while True:
             self.attempts += 1
             try:
@@ -201,6 +207,7 @@ class Client:
                 )
             except httpx.TransportError:
                 self.failures += 1
+                is_unknown = True
                 continue
             if answer.is_success:
                 self.acknowledged.setdefault(key, set()).add(answer.json()["id"])
@@ -208,8 +215,8 @@ class Client:
             self.failures += 1
             assert answer.status_code in (409, 421, 429, 502, 503, 504), answer.text
             is_refused = answer.status_code in (421, 429, 503)
-            if is_refused and answer.json()["errors"]["code"] != "conflict":
+            is_unknown |= not is_refused or answer.json()["errors"]["code"] == "conflict"
+            if not is_unknown and self._chance.random() < GIVEN_UP:
+                self.acknowledged.setdefault(key, set())
                 self.refused.add(key)
-                if self._chance.random() < 0.05:
-                    self.acknowledged.setdefault(key, set())
-                    return False
+                return False
