@@ -154,6 +154,8 @@ def router_server(name: str, directory: Path, routing: RoutingServer) -> Server:
             "CLOISTER_ROUTER_OPERATOR_LISTEN": operator,
             "CLOISTER_ROUTER_CONTROL_URL": routing.url,
             "CLOISTER_ROUTER_TOKEN": routing.token,
+            # As every platform's router does, it signs what it sends.
+            "CLOISTER_ROUTER_SIGNING_SECRET": routing.token,
             "CLOISTER_ROUTER_TABLE_FILE": str(directory / f"{name}-table.json"),
         },
         health_url=f"http://{operator}/healthz",

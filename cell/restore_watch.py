@@ -96,7 +96,8 @@ class RestoreWatch:
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             while True:
                 if self._file is not None:
-                    _write(self._file, await _position(connection))
+                    # In a thread: a disk that hangs must not hold up the requests.
+                    await asyncio.to_thread(_write, self._file, await _position(connection))
                 if self.quarantined:
                     self.quarantined = await _count(connection)
                 await asyncio.sleep(WRITE_S)

@@ -25,6 +25,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from control_plane.errors import CatalogUnavailable, NotFound, PlacementChanged
 from control_plane.routing import (
+    REPOINTED_ALWAYS,
     CellAddress,
     CellName,
     Epoch,
@@ -152,13 +153,17 @@ class Catalog:
         (SELECT coalesce(jsonb_object_agg(organization_id, jsonb_build_array(cell, epoch)), '{}')
          FROM placements) AS placements,
         (SELECT coalesce(jsonb_object_agg(organization_id, limits), '{}')
-         FROM tenants JOIN placements USING (organization_id) WHERE limits <> '{}') AS limits
+         FROM tenants JOIN placements USING (organization_id) WHERE limits <> '{}') AS limits,
+        (SELECT coalesce(jsonb_agg(source ORDER BY source), '[]') FROM (
+            SELECT source FROM moves
+            WHERE decision = 'commit' AND decided_at > now() - interval '1 day'
+            GROUP BY source HAVING count(*) > %s) many) AS evacuating
     FROM routing_version
     """
 
     async def routing_table(self) -> RoutingTable:
         async with self.transaction() as tx:
-            row = await (await tx.execute(self.ROUTING_TABLE)).fetchone()
+            row = await (await tx.execute(self.ROUTING_TABLE, (REPOINTED_ALWAYS,))).fetchone()
         assert row is not None
         return RoutingTable(
             version=row["version"],
@@ -171,6 +176,7 @@ class Catalog:
                 for tenant, (cell, epoch) in sorted(row["placements"].items())
             },
             limits=msgspec.convert(row["limits"], dict[OrganizationId, TenantLimits]),
+            evacuating=tuple(map(CellName, row["evacuating"])),
         )
 
     RAISE_VERSION: LiteralString = "UPDATE routing_version SET version = version + 1"

@@ -15,6 +15,10 @@ OrganizationId = NewType("OrganizationId", str)
 Epoch = NewType("Epoch", int)
 
 
+REPOINTED_ALWAYS = 16
+"""So many tenants may change at once, however few there are."""
+
+
 class CellAddress(msgspec.Struct, frozen=True):
     address: str
     """`host:port` of the cell's tenant API."""
@@ -42,4 +46,5 @@ class RoutingTable(msgspec.Struct, frozen=True, omit_defaults=True):
     tenants: dict[OrganizationId, Placement]
     limits: dict[OrganizationId, TenantLimits] = {}
     evacuating: tuple[CellName, ...] = ()
-    """Cells that many tenants may leave at once without routers taking it for a mistake."""
+    """Cells that many tenants may leave at once without routers taking it for a mistake: by moves,
+    more than REPOINTED_ALWAYS have within a day. A router may have been away for as long."""

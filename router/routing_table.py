@@ -10,7 +10,14 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from control_plane.routing import CellName, Epoch, OrganizationId, RoutingTable, TenantLimits
+from control_plane.routing import (
+    REPOINTED_ALWAYS,
+    CellName,
+    Epoch,
+    OrganizationId,
+    RoutingTable,
+    TenantLimits,
+)
 from router.cell_pool import CellPool
 from router.credentials import organization_of
 from router.errors import InvalidCredentials, NoRoutingTable, TenantUnresolved
@@ -22,9 +29,6 @@ log = logging.getLogger(__name__)
 
 
 NO_LIMITS: Final = TenantLimits()
-
-REPOINTED_ALWAYS: Final = 16
-"""So many tenants may change at once, however few there are."""
 
 
 def refusal_of(

@@ -305,13 +305,13 @@ class Movers:
             await asyncio.sleep(PAUSE_LEASE_S / 4)
             asked_s = time.monotonic()
             try:
-                if not await self.register.renew_lease(
+                renewal = await self.register.renew_lease(
                     hands.move.move_id, hands.term, is_pausing=hands.is_pausing
-                ):
+                )
+                if renewal is None:
                     raise LeaseLost("the lease went to another mover")
                 trusted_until_s = asked_s + LEASE_S
-                record = await self.register.read(hands.move.move_id)
-                hands.abort_reason = hands.abort_reason or record.wants_abort
+                hands.abort_reason = hands.abort_reason or renewal.wants_abort
             except CatalogUnavailable as exc:
                 if time.monotonic() > trusted_until_s:
                     raise LeaseLost("the catalog is away for longer than the lease lasts") from exc

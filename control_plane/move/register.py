@@ -7,7 +7,7 @@ here reads or changes a cell.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg.errors import UniqueViolation
@@ -23,6 +23,13 @@ LEASE_S = 10.0
 """Who does not renew it for so long is taken for dead, and another mover may go on."""
 PAUSE_LEASE_S = 1.0
 """The same while the tenant's writes are paused."""
+
+
+class Renewal(NamedTuple):
+    """What a mover learns while it keeps its lease."""
+
+    wants_abort: str | None
+    """Why somebody wants the move aborted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +185,7 @@ class Register:
     RENEW: LiteralString = """
     UPDATE moves SET lease_until = now() + make_interval(secs => %(seconds)s)
     WHERE move_id = %(move)s AND lease_term = %(term)s
+    RETURNING wants_abort
     """
     LET_GO: LiteralString = """
     UPDATE moves SET lease_until = '-infinity' WHERE move_id = %s AND lease_term = %s
@@ -190,12 +198,15 @@ class Register:
             row = await (await tx.execute(self.TAKE, values)).fetchone()
         return None if row is None else int(row["lease_term"])
 
-    async def renew_lease(self, move_id: UUID, term: int, *, is_pausing: bool = False) -> bool:
-        """False: it is over, and whoever held it must stop."""
+    async def renew_lease(
+        self, move_id: UUID, term: int, *, is_pausing: bool = False
+    ) -> Renewal | None:
+        """None: it is over, and whoever held it must stop."""
         seconds = PAUSE_LEASE_S if is_pausing else LEASE_S
         values = {"move": move_id, "term": term, "seconds": seconds}
         async with self._catalog.transaction() as tx:
-            return (await tx.execute(self.RENEW, values)).rowcount == 1
+            row = await (await tx.execute(self.RENEW, values)).fetchone()
+        return None if row is None else Renewal(row["wants_abort"])
 
     async def let_go(self, move_id: UUID, term: int) -> None:
         async with self._catalog.transaction() as tx:

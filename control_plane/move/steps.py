@@ -313,7 +313,8 @@ async def _open_gate(hands: Hands, view: View, step_s: float) -> View | None:
     began_s = time.monotonic()
     # A short one: if this mover does not live to see the end of the pause, another one is to soon.
     hands.is_pausing = True
-    if not await hands.register.renew_lease(hands.move.move_id, hands.term, is_pausing=True):
+    renewal = await hands.register.renew_lease(hands.move.move_id, hands.term, is_pausing=True)
+    if renewal is None:
         return None
     catalog_s = time.monotonic() - began_s
     expected_ms = round(expected_pause_ms(step_s, catalog_s), 1)

@@ -38,7 +38,6 @@ ATTEMPTS_MAX = 6
 def receiver() -> Iterator[Receiver]:
     with Receiver() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,10 @@ class Receiver(ThreadingHTTPServer):
         self.news = threading.Condition()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/hook?a=b"

@@ -15,7 +15,7 @@ from control_plane.errors import (
     PlacementChanged,
 )
 from control_plane.migrations import CATALOG_VERSION, migrate
-from control_plane.routing import CellName, Epoch, Placement
+from control_plane.routing import REPOINTED_ALWAYS, CellName, Epoch, Placement
 
 CELL_A, CELL_B = CellName("cell-a"), CellName("cell-b")
 SHA256 = bytes(range(32))
@@ -65,6 +65,27 @@ async def test_a_failed_migration_leaves_nothing(
     async with await psycopg.AsyncConnection.connect(catalog_dsn) as connection:
         row = await (await connection.execute("SELECT to_regclass('tenants')")).fetchone()
     assert row == (None,)
+
+
+async def test_a_cell_that_many_have_left_is_being_evacuated(catalog: Catalog) -> None:
+    insert = """
+    INSERT INTO moves (move_id, organization_id, source, target, epoch_old, epoch_new, decision,
+        decided_at, finished_at)
+    SELECT gen_random_uuid(), %s, 'cell-a', 'cell-b', 1, 2, %s, now() - %s::interval, now()
+    FROM generate_series(1, %s)
+    """
+    tenant = await create(catalog, "acme")
+
+    async def evacuating(decision: str, ago: str, count: int) -> tuple[str, ...]:
+        async with catalog.transaction() as tx:
+            await tx.execute("DELETE FROM moves")
+            await tx.execute(insert, (tenant.organization_id, decision, ago, count))
+        return (await catalog.routing_table()).evacuating
+
+    assert await evacuating("commit", "1 hour", REPOINTED_ALWAYS) == ()
+    assert await evacuating("commit", "1 hour", REPOINTED_ALWAYS + 1) == (CELL_A,)
+    assert await evacuating("commit", "2 days", REPOINTED_ALWAYS + 1) == ()
+    assert await evacuating("abort", "1 hour", REPOINTED_ALWAYS + 1) == ()
 
 
 async def test_a_tenant_is_in_the_routing_table_only_when_complete(catalog: Catalog) -> None:

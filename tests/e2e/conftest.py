@@ -15,9 +15,11 @@ import pytest
 from modern_treasury import ModernTreasury
 
 # How the modules beside these tests, beside the cell's and the control plane's are found.
-TESTS = Path(__file__).parents[1]
-for folder in (Path(__file__).parent, TESTS / "cell", TESTS / "control_plane"):
-    sys.path.append(str(folder))
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "cell"))
+sys.path.append(str(Path(__file__).parents[1] / "control_plane"))
+
+from processes import Processes, send
 
 pytest.register_assert_rewrite(
     "test_scenarios", "test_transaction_scenarios", "test_bulk_scenarios", "test_time_scenarios"
@@ -93,18 +95,9 @@ class Platform:
 
     def kill_cell(self, cell: str) -> None:
         """Kill the cell's process at once; the supervisor starts another."""
-        wanted = f"CLOISTER_CELL_NAME={cell}".encode()
-        own = str(self.home / "data").encode()
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (process / "cmdline").read_bytes()
-                environ = (process / "environ").read_bytes()
-            except OSError:  # it has ended meanwhile, or is another user's
-                continue
-            if b"-m\0cell\0" in command and wanted in environ.split(b"\0") and own in environ:
-                os.kill(int(process.name), signal.SIGKILL)
-                return
-        raise AssertionError(f"no process of {cell}")
+        pids = list(Processes(self.home / "data").of(cell))
+        assert pids, f"no process of {cell}"
+        send(pids, signal.SIGKILL)
 
     def auditor_dsn(self, cell: str) -> str:
         """Of the cell's database."""

@@ -4,17 +4,16 @@ A fault is a fail point of the mover, a victim and a blow, all drawn from a seed
 the point and waits there (or is the victim itself) while real signals hit real processes.
 """
 
-import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from processes import Processes, send
 
 POINTS = (
     "before pin",
@@ -77,65 +76,17 @@ class Fault:
         return (points / f"{self.point}.reached").exists()
 
 
-class Processes:
-    """The processes of one platform, found by what they are run with."""
-
-    def __init__(self, data: Path) -> None:
-        self._data = data
-
-    def strike(self, fault: Fault, source: str, target: str) -> None:
-        """Deliver the blow; who was stopped goes on afterwards."""
-        pids = list(self.of(fault.victim.replace("source", source).replace("target", target)))
-        if fault.blow == "stop":
-            if fault.victim != "mover":
-                send(pids, signal.SIGSTOP)
-            # The length of the fault: nothing is waited for.
-            time.sleep(fault.stopped_ms / 1000)
-            send(pids, signal.SIGCONT)
-        elif fault.blow == "kill" and fault.victim != "mover":
-            send(pids, signal.SIGKILL)
-
-    def of(self, victim: str) -> Iterator[int]:
-        """The process ids; of the mover, those of every control plane."""
-        match victim.split():
-            case ["mover"]:
-                yield from self._running("control_plane", b"CLOISTER_CONTROL_CELLS_FILE")
-            case ["router"]:
-                yield from self._running("router", b"CLOISTER_ROUTER_TABLE_FILE")
-            case ["catalog"]:
-                yield from self._postgres(self._data / "catalog")
-            case [cell, "postgres"]:
-                yield from self._postgres(self._data / "cells" / cell)
-            case [cell]:
-                yield from self._running("cell", f"CLOISTER_CELL_NAME={cell}".encode())
-
-    def _running(self, package: str, variable: bytes) -> Iterator[int]:
-        wanted, own = f"-m\0{package}\0".encode(), str(self._data).encode()
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (process / "cmdline").read_bytes()
-                environ = (process / "environ").read_bytes()
-            except OSError:  # it has ended meanwhile, or is another user's
-                continue
-            if wanted in command and variable in environ and own in environ:
-                yield int(process.name)
-
-    def _postgres(self, directory: Path) -> Iterator[int]:
-        """The postmaster, then its children: stopped alone, it would let them work on."""
-        for file in directory.rglob("postmaster.pid"):
-            postmaster = int(file.read_text().split()[0])
-            yield postmaster
-            children = Path(f"/proc/{postmaster}/task/{postmaster}/children")
-            if children.exists():
-                yield from map(int, children.read_text().split())
-
-
-def send(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+def strike(fault: Fault, processes: Processes, source: str, target: str) -> None:
+    """Deliver the blow; who was stopped goes on afterwards."""
+    pids = list(processes.of(fault.victim.replace("source", source).replace("target", target)))
+    if fault.blow == "stop":
+        if fault.victim != "mover":
+            send(pids, signal.SIGSTOP)
+        # The length of the fault: nothing is waited for.
+        time.sleep(fault.stopped_ms / 1000)
+        send(pids, signal.SIGCONT)
+    elif fault.blow == "kill" and fault.victim != "mover":
+        send(pids, signal.SIGKILL)
 
 
 class Client:

@@ -4,7 +4,6 @@ Method: the official SDK, in strict mode, begins everything that outlives a requ
 moved there and back, each time with a copy; then everything is brought to its end.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -21,17 +20,10 @@ PER_PAGE = 4
 BULK_ROWS = 300
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        yield server
-        server.shutdown()
-
-
-def test_what_is_under_way_comes_through(platform: Any, receiver: Receiver) -> None:
+def test_what_is_under_way_comes_through(platform: Any) -> None:
     tenant = platform.create_tenant("in-flight")
     cells = ["cell-b", "cell-a"] if tenant.cell == "cell-a" else ["cell-a", "cell-b"]
-    with tenant.client() as client, raw_http(tenant) as http:
+    with tenant.client() as client, raw_http(tenant) as http, Receiver() as receiver:
         books = new_books(client)
         http.post("/api/webhook_endpoints", json={"url": receiver.url}).raise_for_status()
         deposited = [books.deposit(number + 1).id for number in range(DEPOSITS)]
