@@ -67,7 +67,7 @@ class TenantApi:
             endpoint = self._find(path, method)
             shape = path
             query_string = scope["query_string"]
-            call = Call(self._parts, principal, ids, headers, query_string, receive)
+            call = Call(self._parts, principal, ids, headers, query_string, receive, started_s)
             answer = await endpoint(call)
         except ApiError as error:
             answer = answer_error(error)

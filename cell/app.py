@@ -93,7 +93,7 @@ class Cell:
             linger_s=settings.sequencer_async_linger_ms / 1000,
         )
         self.head_watch = HeadWatch(settings.writer_dsn, self.look_at)
-        self.restore_watch = RestoreWatch(settings.writer_dsn, settings.position_file)
+        self.restore_watch = RestoreWatch(settings.writer_dsn, settings.incarnation_file)
         requests = RequestMetrics()
         self.metrics = CellMetrics(requests, self.sequencer, self.queue)
         parts = CellParts(
@@ -114,6 +114,11 @@ class Cell:
         self.operator_api = OperatorApi(self).application()
 
     @property
+    def quarantined(self) -> int:
+        """Tenants that nobody serves since the database was restored from a backup."""
+        return self.restore_watch.quarantined
+
+    @property
     def unready(self) -> str | None:
         """Why the cell cannot serve; None where it can."""
         if self._waits_for is not None:
@@ -123,11 +128,6 @@ class Cell:
             return f"the sequencer has no connection to Postgres: {status.last_error}"
         if self.head_watch.deaf_because is not None:
             return f"changes of tenants' heads are not heard: {self.head_watch.deaf_because}"
-        if self.restore_watch.quarantined:
-            return (
-                f"the database was restored: {self.restore_watch.quarantined} tenants are"
-                f" quarantined, see `cloister cells reclaim {self.name}`"
-            )
         return None
 
     async def open(self) -> None:
@@ -239,7 +239,7 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
     sequencing = asyncio.create_task(cell.sequencer.run(), name="sequencer")
     followers = [
         asyncio.create_task(cell.head_watch.run(), name="watch heads"),
-        asyncio.create_task(cell.restore_watch.run(), name="write down the position"),
+        asyncio.create_task(cell.restore_watch.run(), name="watch for restores"),
         asyncio.create_task(cell.projector.run(), name="projector"),
         asyncio.create_task(cell.deliverer.run(), name="webhooks"),
         asyncio.create_task(cell.settlement_worker.run(), name="settlement worker"),

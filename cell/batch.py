@@ -81,6 +81,7 @@ class _Progress:
 _NOT_OWNED: Final = {
     "fenced": (Verdict.FENCED, "the tenant is being moved; nothing was done"),
     "moved": (Verdict.MOVED, "the tenant has moved to another cell"),
+    "quarantined": (Verdict.QUARANTINED, "the tenant's cell was restored from a backup"),
 }
 
 

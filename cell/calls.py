@@ -7,6 +7,7 @@ returns an answer; errors are raised as `ApiError`. Knows no resource: those nam
 import asyncio
 import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString, TypeVar
@@ -69,7 +70,16 @@ class CellParts:
 class Call:
     """One request. Made by the API for each request, used by one endpoint."""
 
-    __slots__ = ("_headers", "_query_string", "_receive", "ids", "parts", "principal", "tenant_id")
+    __slots__ = (
+        "_arrived_s",
+        "_headers",
+        "_query_string",
+        "_receive",
+        "ids",
+        "parts",
+        "principal",
+        "tenant_id",
+    )
 
     def __init__(
         self,
@@ -79,7 +89,9 @@ class Call:
         headers: dict[bytes, bytes],
         query_string: bytes,
         receive: Receive,
+        arrived_s: float,
     ) -> None:
+        """`arrived_s`: when its head came, by `time.perf_counter`."""
         self.parts = parts
         self.principal = principal
         self.tenant_id: TenantId = principal.tenant_id
@@ -88,6 +100,7 @@ class Call:
         self._headers = headers
         self._query_string = query_string
         self._receive = receive
+        self._arrived_s = arrived_s
 
     def query(self) -> Query:
         return Query(self._query_string)
@@ -163,9 +176,11 @@ class Call:
         return await self.parts.reader.fetch(self.tenant_id, statement, parameters)
 
     def _wait_s(self) -> float:
-        """For how long somebody waits for the answer, as the router said."""
+        """For how long somebody still waits for the answer, by what the router said."""
         given = self._headers.get(_DEADLINE, b"")
-        return int(given) / 1000 if given.isdigit() and len(given) < 10 else math.inf
+        if not given.isdigit() or len(given) >= 10:
+            return math.inf
+        return int(given) / 1000 - (time.perf_counter() - self._arrived_s)
 
     def _idempotency(self) -> Idempotency | None:
         key = self._headers.get(b"idempotency-key")

@@ -46,6 +46,8 @@ class OperatedCell(Protocol):
         """Why the cell cannot serve; None where it can."""
 
     @property
+    def quarantined(self) -> int: ...
+    @property
     def sequencer(self) -> Sequencer: ...
     @property
     def directory(self) -> Directory: ...
@@ -106,6 +108,7 @@ class OperatorApi:
             "queue_depth": self._cell.sequencer.queue_depth,
             "batch_ms_p99": status.batch_ms_p99,
             "last_error": status.last_error,
+            "quarantined": self._cell.quarantined,
         }
         return Answer(200, render(content))
 

@@ -1,11 +1,13 @@
 """Notices that the cell's database is an older state of itself, such as one restored from a backup.
 
-How far the database's log had come is written once a second to a file beside it, which no backup of
-it holds. A database that starts below that, or is another one altogether, has lost what was
-acknowledged since; tenants may have moved away meanwhile. So all that it owns, or was importing, is
-quarantined before anybody serves by it, and an operator says what is to become of it (`cloister
-cells reclaim`). What was lost within the last second before a crash, by a disk that did not keep
-its word, is not noticed here.
+A number stands in the database and in a file beside it, and is drawn anew in both once a second
+while anything is written: an older state of the database has a number that the file does not know.
+Such a database has lost what was acknowledged since, and tenants may have moved away meanwhile. So
+all that it owns, or was importing, is quarantined, and an operator says what is to become of it
+(`cloister cells reclaim`). Asked at the start, before the cell becomes the writer, and after every
+loss of the connection. A state that is a second old is not told from the present one.
+
+The file comes first: it knows the number that will be there, and the one that may still be.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ import logging
 import os
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID, uuid4
 
 import msgspec
 import psycopg
@@ -21,32 +24,28 @@ from cell.errors import SettingsInvalid
 from cell.postgres import connection_string, one_line
 from cell.schema import require_schema
 
-WRITE_S: Final = 1.0
+DRAW_S: Final = 1.0
 STATEMENT_MS_MAX: Final = 20_000
 
 log = logging.getLogger("cell.restore")
 
 
-class LogPosition(msgspec.Struct, frozen=True):
-    """How far a database has come."""
+class Known(msgspec.Struct, frozen=True):
+    """The content of the file."""
 
-    system: str
-    """Its identifier, as `initdb` drew it."""
-    lsn: int
-    """Bytes of its write-ahead log that were flushed."""
-
-    def is_behind(self, seen: "LogPosition") -> bool:
-        """Is this an older state of what was seen, or of something else?"""
-        return self.system != seen.system or self.lsn < seen.lsn
+    tokens: list[UUID]
+    """One of these is in the database, unless it is older."""
 
 
-_POSITION: Final = """
-SELECT system_identifier::text, (pg_current_wal_flush_lsn() - '0/0')::bigint
-FROM pg_control_system()
+_READ: Final = """
+SELECT token, (pg_current_wal_insert_lsn() - '0/0')::bigint FROM cell_incarnation
 """
+_DRAW: Final = "UPDATE cell_incarnation SET token = %s WHERE token = %s RETURNING token"
 _QUARANTINE: Final = """
-UPDATE tenant_heads SET state = 'quarantined', move_id = NULL
-WHERE state IN ('owned', 'fenced', 'importing', 'ready')
+WITH changed AS (
+    UPDATE tenant_heads SET state = 'quarantined', move_id = NULL
+    WHERE state IN ('owned', 'fenced', 'importing', 'ready') RETURNING tenant_id)
+SELECT count(pg_notify('cloister_heads', tenant_id::text)) FROM changed
 """
 _COUNT: Final = "SELECT count(*) FROM tenant_heads WHERE state = 'quarantined'"
 
@@ -69,44 +68,59 @@ class RestoreWatch:
         """
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             await require_schema(connection)
-            await self._quarantine_if_behind(connection)
-            self.quarantined = await _count(connection)
-
-    async def _quarantine_if_behind(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        if self._file is None:
-            return
-        seen, now = _read(self._file), await _position(connection)
-        if seen is not None and now.is_behind(seen):
-            fields = {"was_at": seen.lsn, "is_at": now.lsn, "is_another": seen.system != now.system}
-            log.error("the database is older than it was: it was restored", extra=fields)
-            await connection.execute(_QUARANTINE)
-        # Only now: whoever is killed in between must find out again.
-        _write(self._file, await _position(connection))
+            await self._examine(connection)
 
     async def run(self) -> None:
-        """Write down the position until cancelled."""
+        """Draw numbers until cancelled."""
         while True:
             try:
                 await self._follow()
-            except (psycopg.Error, OSError) as error:
-                log.warning("the position is not written", extra={"error": one_line(error)})
-            await asyncio.sleep(WRITE_S)
+            except (psycopg.Error, SettingsInvalid, OSError) as error:
+                log.warning("restores are not watched for", extra={"error": one_line(error)})
+            await asyncio.sleep(DRAW_S)
 
     async def _follow(self) -> None:
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+            # What came back may not be what was lost.
+            token, drawn_at = await self._examine(connection)
             while True:
-                if self._file is not None:
-                    # In a thread: a disk that hangs must not hold up the requests.
-                    await asyncio.to_thread(_write, self._file, await _position(connection))
+                await asyncio.sleep(DRAW_S)
                 if self.quarantined:
                     self.quarantined = await _count(connection)
-                await asyncio.sleep(WRITE_S)
+                token_now, lsn = await _read(connection)
+                if self._file is None or lsn == drawn_at:
+                    continue
+                if token_now != token:
+                    raise psycopg.OperationalError("somebody else draws numbers here")
+                token = await self._draw(connection, self._file, token)
+                drawn_at = (await _read(connection))[1]
+
+    async def _examine(self, connection: psycopg.AsyncConnection[Any]) -> tuple[UUID, int]:
+        """Quarantine what is older than the file; the number, and where the log ends."""
+        token, lsn = await _read(connection)
+        if self._file is not None:
+            known = await asyncio.to_thread(_read_file, self._file)
+            if known is not None and token not in known.tokens:
+                log.error("the database is older than it was: it was restored")
+                await connection.execute(_QUARANTINE)
+            # Only now: whoever is killed in between must find out again.
+            token = await self._draw(connection, self._file, token)
+        self.quarantined = await _count(connection)
+        return token, lsn
+
+    async def _draw(
+        self, connection: psycopg.AsyncConnection[Any], file: Path, token: UUID
+    ) -> UUID:
+        drawn = uuid4()
+        await asyncio.to_thread(_write_file, file, Known(tokens=[token, drawn]))
+        await connection.execute(_DRAW, (drawn, token))
+        return drawn
 
 
-async def _position(connection: psycopg.AsyncConnection[Any]) -> LogPosition:
-    row = await (await connection.execute(_POSITION)).fetchone()
-    assert row is not None
-    return LogPosition(*row)
+async def _read(connection: psycopg.AsyncConnection[Any]) -> tuple[UUID, int]:
+    row = await (await connection.execute(_READ)).fetchone()
+    assert row is not None, "the migration put one there"
+    return row[0], row[1]
 
 
 async def _count(connection: psycopg.AsyncConnection[Any]) -> int:
@@ -114,22 +128,30 @@ async def _count(connection: psycopg.AsyncConnection[Any]) -> int:
     return int(row[0]) if row else 0
 
 
-def _read(file: Path) -> LogPosition | None:
+def _read_file(file: Path) -> Known | None:
     """None before the first start. What cannot be read stops the cell: to go on without knowing
     would be to trust a database that may have been restored. Raises SettingsInvalid."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=LogPosition)
+        return msgspec.json.decode(file.read_bytes(), type=Known)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as exc:
         raise SettingsInvalid(
-            f"CLOISTER_CELL_POSITION_FILE: {file} does not say how far the database had come:"
+            f"CLOISTER_CELL_INCARNATION_FILE: {file} does not say which database was here:"
             f" {exc}. Remedy: remove it, if you know that the database was not restored"
         ) from exc
 
 
-def _write(file: Path, position: LogPosition) -> None:
-    """All of it or nothing; that the last second's is there after a power failure is not needed."""
+def _write_file(file: Path, known: Known) -> None:
+    """On disk before the database has the number: else a power failure would pass for a restore."""
     unseen = file.with_name(file.name + ".new")
-    unseen.write_bytes(msgspec.json.encode(position))
+    with unseen.open("wb") as written:
+        written.write(msgspec.json.encode(known))
+        written.flush()
+        os.fsync(written.fileno())
     os.replace(unseen, file)
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -83,8 +83,8 @@ class Settings:
     """Role cloister_writer, for the sequencer: direct, never through a pooler."""
     reader_dsn: Dsn
     """Role cloister_reader; may lead through a pooler in transaction mode."""
-    position_file: Path | None = None
-    """Where is written how far the database has come (`cell.restore_watch`): on the cell's machine,
+    incarnation_file: Path | None = None
+    """By which a database that was restored is told (`cell.restore_watch`): on the cell's machine,
     and in no backup of the database."""
     router_key: RouterKey | None = field(default=None, repr=False)
     """What the routers' signatures are checked by (`cell.signature`): requests without one are

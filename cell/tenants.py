@@ -53,6 +53,9 @@ class Standing:
         if self.state == "moved":
             message = "the tenant has moved to another cell"
             return NotApplied(Verdict.MOVED, message, self.epoch, self.moved_to)
+        if self.state == "quarantined":
+            message = "the tenant's cell was restored from a backup"
+            return NotApplied(Verdict.QUARANTINED, message, self.epoch)
         return NotApplied(Verdict.NOT_OWNER, "this cell does not own the tenant", self.epoch)
 
 

@@ -39,6 +39,9 @@ class Verdict(StrEnum):
     """Another cell owns the tenant, at the epoch given."""
     NOT_OWNER = "not_owner"
     """This cell does not own the tenant (yet, or no longer), and does not know who does."""
+    QUARANTINED = "quarantined"
+    """The cell's database was restored from a backup, and nobody has said yet what is to become of
+    the tenant. Nothing is waited for: that may take hours."""
     OVERLOADED = "overloaded"
     """A bounded queue is full; try again after the pause given in Retry-After."""
 
@@ -47,6 +50,7 @@ STATUS: Final[dict[Verdict, int]] = {
     Verdict.FENCED: 503,
     Verdict.MOVED: 421,
     Verdict.NOT_OWNER: 421,
+    Verdict.QUARANTINED: 503,
     Verdict.OVERLOADED: 429,
 }
 """HTTP status of each verdict."""

@@ -53,6 +53,7 @@ from control_plane.wire import (
     NewLimits,
     NewMove,
     NewTenant,
+    ReclaimWish,
     RevokedKey,
 )
 
@@ -253,8 +254,11 @@ class Api:
         return _json(await self._plane.reconciler.reconcile(slug, request.is_disconnected))
 
     async def reclaim(self, request: Request) -> Response:
-        cell = request.path_params["cell"]
-        return _json(await self._plane.reclaimer.reclaim(cell, actor=ACTOR))
+        cell, wish = request.path_params["cell"], await _body(request, ReclaimWish)
+        told = await self._plane.reclaimer.reclaim(
+            cell, accepts_loss=wish.accepts_loss, actor=ACTOR
+        )
+        return _json(told)
 
     async def explain_request(self, request: Request) -> Response:
         request_id = request.path_params["request_id"]

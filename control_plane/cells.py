@@ -36,6 +36,8 @@ class CellStatus(msgspec.Struct, frozen=True):
     queue_depth: int
     batch_ms_p99: float | None
     last_error: str | None = None
+    quarantined: int = 0
+    """Tenants that nobody serves since its database was restored from a backup."""
 
 
 class TenantHead(msgspec.Struct, frozen=True):

@@ -94,17 +94,25 @@ def explain(
 @cells.command("reclaim", epilog="Example: cloister cells reclaim cell-a")
 def reclaim(
     cell: Annotated[str, typer.Argument(metavar="CELL", help="The cell that was restored.")],
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            help="Also where another cell has more of a tenant than the one it is placed on.",
+        ),
+    ] = False,
     control_port: ControlPort = None,
     as_json: Json = False,
 ) -> None:
     """Say what becomes of tenants whose cell was restored from a backup.
 
     Such a cell has quarantined them. Those placed there are served again from what the backup
-    has, once their ledgers are proved right: what was written after it is lost. Of those placed
-    elsewhere by now the old rows are deleted. Exits with 1 while any is quarantined still.
+    has, once their ledgers are proved right: what was written after it is lost. Of those that
+    are served elsewhere by now the old rows are deleted. Moves of them that are open are closed.
+    Safe to repeat; exits with 1 while anything is left to be done.
     """
     with connect(control_port) as client:
-        reclaimed = client.reclaim(cell)
+        reclaimed = client.reclaim(cell, accepts_loss=accept_loss)
     cli_tables.show(reclaimed, as_json, cli_tables.print_reclaimed)
     if any(each.refused_because is not None for each in reclaimed):
         raise typer.Exit(1)

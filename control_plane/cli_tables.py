@@ -75,11 +75,11 @@ def print_reclaimed(console: Console, reclaimed: Sequence[ReclaimedTenant]) -> N
     table = new_table("tenant", "sequence", "outcome")
     for each in reclaimed:
         if each.refused_because is not None:
-            outcome = f"quarantined still: {each.refused_because}"
+            outcome = f"left as it is: {each.refused_because}"
         elif each.epoch is not None:
-            outcome = f"served again at epoch {each.epoch}; what came after the backup is lost"
+            outcome = f"served again by {each.placed_on}, at epoch {each.epoch}"
         else:
-            outcome = f"lives on {each.placed_on}; the old rows are deleted"
+            outcome = f"served by {each.placed_on}; what was left of it elsewhere is deleted"
         table.add_row(each.tenant, str(each.last_seq), outcome)
     console.print(table)
 

@@ -33,6 +33,7 @@ from control_plane.wire import (
     NewMove,
     NewTenant,
     ReclaimedTenant,
+    ReclaimWish,
     Reconciliation,
     RevokedKey,
     StatusReport,
@@ -108,10 +109,11 @@ class OperatorClient:
         path = f"/v1/tenants/{_part(slug)}/reconcile"
         return self._request("POST", path, Reconciliation, wait_s=VERIFY_S_MAX)
 
-    def reclaim(self, cell: str) -> list[ReclaimedTenant]:
+    def reclaim(self, cell: str, *, accepts_loss: bool = False) -> list[ReclaimedTenant]:
         """Returns when it is done, which takes as long as the tenants are large."""
         path = f"/v1/cells/{_part(cell)}/reclaim"
-        return self._request("POST", path, list[ReclaimedTenant], wait_s=VERIFY_S_MAX)
+        wish = ReclaimWish(accepts_loss=accepts_loss)
+        return self._request("POST", path, list[ReclaimedTenant], wish, wait_s=VERIFY_S_MAX)
 
     def explain_request(self, request_id: str) -> Explanation:
         path = f"/v1/explanations/requests/{_part(request_id)}"

@@ -44,6 +44,11 @@ def observe_cell(
     status: CellStatus, reason: str | None, before: Reading | None, now: Reading
 ) -> CellObservation:
     """The observation made of the cell's answers and the reading before this one."""
+    if reason is None and status.quarantined:
+        reason = (
+            f"its database was restored from a backup, {status.quarantined} tenants are not served:"
+            f" see `cloister cells reclaim {status.cell}`"
+        )
     return CellObservation(
         healthy=reason is None,
         reason=reason,

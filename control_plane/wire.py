@@ -183,12 +183,19 @@ class ReclaimedTenant(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     last_seq: int
     """The last sequence that the restored database has of it."""
-    placed_on: str | None
-    """The cell that serves it; null where that is not decided."""
-    epoch: int | None
-    """At which the restored cell serves it again; null where it does not."""
-    refused_because: str | None
-    """Why it is quarantined still."""
+    placed_on: str | None = None
+    """The cell that serves it; null where nothing was done."""
+    epoch: int | None = None
+    """At which that serves it again; null where it did all the time."""
+    refused_because: str | None = None
+    """Why nothing was done."""
+
+
+class ReclaimWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What POST /v1/cells/{cell}/reclaim takes."""
+
+    accepts_loss: bool = False
+    """Also where another cell has more of a tenant than the one it is placed on."""
 
 
 class CellReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from control_plane.explanation import AnsweredRequest
 from control_plane.routing import OrganizationId
@@ -16,6 +16,9 @@ from router.exchange import Exchange
 
 if TYPE_CHECKING:
     from router.routing_table import Routes
+
+
+PATH_BYTES_MAX: Final = 200
 
 
 class RecentRequests:
@@ -31,10 +34,11 @@ class RecentRequests:
             (
                 exchange.request_id,
                 exchange.method,
-                exchange.target,
+                exchange.target.partition(b"?")[0][:PATH_BYTES_MAX],
                 exchange.status,
                 monotonic(),
-                exchange.route if exchange.refusal is None else None,
+                # Of some refusals there is none.
+                getattr(exchange, "route", None),
                 self._routes.version,
                 exchange.resends,
                 exchange.hops,
@@ -58,12 +62,12 @@ class RecentRequests:
 
 
 def _told(kept: tuple[Any, ...]) -> AnsweredRequest:
-    request_id, method, target, status, at_s, route, version = kept[:7]
+    request_id, method, path, status, at_s, route, version = kept[:7]
     resends, hops, held_s, said, exposed = kept[7:]
     return AnsweredRequest(
         request_id=request_id.decode(),
         method=method.decode(),
-        path=target.partition(b"?")[0].decode("ascii", "replace"),
+        path=path.decode("ascii", "replace"),
         status=status,
         answered_at=round(time.time() - (monotonic() - at_s), 3),
         organization_id=None if route is None else route.tenant,

@@ -108,8 +108,8 @@ class Settings:
     none. 1 logs every request."""
 
     recent_requests_max: int = 10_000
-    """Requests answered last of which an operator can ask why they went where they went; some 300
-    bytes each."""
+    """Requests answered last of which an operator can ask why they went where they went; at most
+    some 800 bytes each."""
 
     poll_wait_ms: int = 20_000
     """How long the control plane may hold a poll for a newer table."""

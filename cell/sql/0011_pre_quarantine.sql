@@ -12,3 +12,12 @@ RETURN CASE new_state
         old_state IS NULL OR old_state IN ('fenced', 'importing', 'ready', 'moved', 'quarantined')
     ELSE false
 END;
+
+-- A number that is drawn anew all the time, and stands in a file beside the database too: an older state of
+-- the database has an older number.
+CREATE TABLE cell_incarnation (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    token uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO cell_incarnation DEFAULT VALUES;
+GRANT SELECT, UPDATE ON cell_incarnation TO cloister_writer;

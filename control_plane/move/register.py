@@ -184,7 +184,7 @@ class Register:
     # Also when its time is over: as long as nobody took it, nobody else is at work.
     RENEW: LiteralString = """
     UPDATE moves SET lease_until = now() + make_interval(secs => %(seconds)s)
-    WHERE move_id = %(move)s AND lease_term = %(term)s
+    WHERE move_id = %(move)s AND lease_term = %(term)s AND finished_at IS NULL
     RETURNING wants_abort
     """
     LET_GO: LiteralString = """
@@ -259,6 +259,25 @@ class Register:
         found = (await self.read(move.move_id)).decision
         assert found is not None, "a decision is never taken back"
         return found
+
+    CLOSE_OPEN: LiteralString = """
+    UPDATE moves SET decision = coalesce(decision, 'abort'),
+        decided_at = coalesce(decided_at, now()), finished_at = now(),
+        phase = 'closed by an operator', lease_until = '-infinity', lease_term = %s
+    WHERE organization_id = %s AND finished_at IS NULL RETURNING move_id
+    """
+
+    async def close_open_move(self, tenant_id: UUID, *, actor: str) -> int:
+        """End the tenant's open move, if there is one, whatever its heads are; a term above that of
+        whoever was at work on it."""
+        async with self._catalog.transaction() as tx:
+            row = await (await tx.execute("SELECT nextval('mover_terms') AS term")).fetchone()
+            assert row is not None
+            cursor = await tx.execute(self.CLOSE_OPEN, (row["term"], tenant_id))
+            for closed in await cursor.fetchall():
+                detail = {"move": str(closed["move_id"])}
+                await audit(tx, actor, "move.close", str(tenant_id), detail)
+        return int(row["term"])
 
     END_WINDOW: LiteralString = """
     UPDATE moves SET window_ends_at = now()

@@ -10,6 +10,7 @@ between has a deadline: past it, the move is aborted, by the catalog and the sou
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 from psycopg.errors import LockNotAvailable
 
+from control_plane.errors import CatalogUnavailable
 from control_plane.move.cell_heads import Cell, change_head, read_head
 from control_plane.move.fail_points import NO_FAIL_POINTS
 from control_plane.move.heads import START, Change, Head, Heading, HeadState, Position, Side
@@ -139,6 +141,9 @@ async def run_move(hands: Hands) -> None:
     view: View | None = None
     while True:
         view = view or await look(hands)
+        if view.source is not None and view.source.heading.state is HeadState.FENCED:
+            # Also where somebody else has fenced it, who is not there any more.
+            hands.is_pausing = True
         wants = Decision.ABORT if _must_abort(hands, view) else Decision.COMMIT
         act = next_act(
             hands.move,
@@ -335,7 +340,9 @@ async def _copy(hands: Hands, target: Head) -> None:
     async def on_progress(progress: Progress) -> None:
         await hands.reach("while copying")
         if time.monotonic() - hands.noted_at_s > NOTE_S:
-            await hands.note("copy", table=progress.table, **_amounts(progress, started_s))
+            # For people only: a catalog that is away is no reason to break off a long copy.
+            with contextlib.suppress(CatalogUnavailable):
+                await hands.note("copy", table=progress.table, **_amounts(progress, started_s))
 
     copied = await copy_rows(hands.source, hands.target, hands.job(target), on_progress)
     await hands.note("follow", **_amounts(copied, started_s))
@@ -524,16 +531,21 @@ async def _shadow(hands: Hands, view: View) -> None:
         else:
             position, found = await _compare_at_snapshot(*ways)
             differences = found.differences[:20]
-            notes |= {
-                "shadow_compared_at_s": round(time.time(), 3),
-                "shadow_differences": differences,
-            }
+            notes = _shadow_compared(differences)
         notes["shadow_seq"] = position.seq
     except Differs as exc:
-        notes["shadow_differences"] = differences = [str(exc)]
+        differences = [str(exc)]
+        notes = _shadow_compared(differences)
     if differences:
         log.error("shadow differs", extra={"move": hands.move.move_id, "rows": differences})
     await hands.note(CAN_BE_ROLLED_BACK, **notes)
+
+
+def _shadow_compared(differences: list[str]) -> dict[str, object]:
+    return {
+        "shadow_compared_at_s": round(time.time(), 3),
+        "shadow_differences": differences,
+    }
 
 
 async def _recompute(hands: Hands, view: View) -> None:

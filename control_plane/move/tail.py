@@ -24,7 +24,7 @@ from cell.store import TO_SHIFTS_THERE
 from cell.tables import ROW_TABLES, Table
 from control_plane.move.cell_heads import Cell
 from control_plane.move.heads import Position
-from control_plane.move.reexecution import Differs, difference, holds_later_rows
+from control_plane.move.reexecution import Differs, difference, highest_seq
 from control_plane.move.rows import Importing, guard
 
 SEGMENTS_PER_STEP = 64
@@ -93,11 +93,14 @@ async def _execute_and_apply(
     if await difference(target, tenant_id, records) is None:
         await _apply(records, target, tenant_id)
         return
+    highest: int | None = None
     for batch in batches:
         found = await difference(target, tenant_id, batch)
-        # Rows of a later time say nothing about this one.
-        if found is not None and not await holds_later_rows(target, tenant_id, batch[0].seq - 1):
-            raise Differs(found)
+        if found is not None:
+            highest = highest or await highest_seq(target, tenant_id)
+            # Rows of a later time say nothing about this one.
+            if highest < batch[0].seq:
+                raise Differs(found)
         await _apply(batch, target, tenant_id)
 
 

@@ -35,8 +35,6 @@ OWN_PREFIX: Final = "CLOISTER_"
 LIBPQ_PREFIX: Final = "PG"
 CONNECT_S_MAX: Final = 2.0
 HEALTH_S_MAX: Final = 2.0
-POSITION_FILE: Final = "position.json"
-"""Beside a cell's database, which is in a directory of its own."""
 CELLS_FILE: Final = "cells.json"
 """Below secrets/: the cells as the control plane reaches them."""
 
@@ -117,7 +115,7 @@ def cell_child(plan: Plan, cell: CellPlan, client: httpx.AsyncClient) -> ChildSp
         "CLOISTER_CELL_WRITER_DSN": cell.dsn("cloister_writer"),
         "CLOISTER_CELL_READER_DSN": reader_dsn(cell),
         "CLOISTER_CELL_WEBHOOK_SECRET": plan.tokens.webhooks,
-        "CLOISTER_CELL_POSITION_FILE": str(plan.data.cell(cell.name) / POSITION_FILE),
+        "CLOISTER_CELL_INCARNATION_FILE": str(plan.data.incarnations / f"{cell.name}.json"),
         "CLOISTER_CELL_ROUTER_KEY": key_of_cell(plan.tokens.signing, cell.name),
     }
     return python_child(

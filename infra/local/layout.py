@@ -6,7 +6,8 @@
     DATA/logs/         one file per process
     DATA/secrets/      tokens, the demo tenant's key, the cells with their connection strings
     DATA/catalog/      the control plane's Postgres
-    DATA/cells/<name>/ one cell's Postgres, and how far it had come when that was last seen
+    DATA/cells/<name>/ one cell's Postgres
+    DATA/incarnations/ one file per cell, by which it knows its database from an older state of it
     DATA/router/       the router's copy of the routing table
 
 Everything is private to its owner. Nothing else is read or written below DATA.
@@ -66,6 +67,10 @@ class DataDirectory:
         return self.root / "cells"
 
     @property
+    def incarnations(self) -> Path:
+        return self.root / "incarnations"
+
+    @property
     def router(self) -> Path:
         return self.root / "router"
 
@@ -97,7 +102,7 @@ def open_data_directory(root: Path) -> DataDirectory:
             write_private(data.format_file, FORMAT + "\n")
         require_format(data)
         ensure_private_directory(data.root)
-        for directory in (data.logs, data.secrets, data.cells, data.router):
+        for directory in (data.logs, data.secrets, data.cells, data.incarnations, data.router):
             ensure_private_directory(directory)
     except OSError as exc:
         raise DataError(

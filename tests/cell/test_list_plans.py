@@ -161,7 +161,7 @@ async def rows_looked_at(reader: ExplainingReader, route: Route, *asked: tuple[s
         api_key_id="",
         standing=Standing(state="owned", epoch=1, moved_to=None),
     )
-    call = Call(parts, principal, (), {}, urlencode(asked).encode(), None)  # type: ignore[arg-type]
+    call = Call(parts, principal, (), {}, urlencode(asked).encode(), None, 0.0)  # type: ignore[arg-type]
     answer = await route.endpoint(call)
     assert answer.status == 200
     return sum(scanned(plan) for plan in reader.plans)

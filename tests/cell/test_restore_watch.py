@@ -1,24 +1,38 @@
 """A database that is an older state of itself quarantines what it has. Method: the real database
-of a cell, and the file that says how far it had come.
+of a cell, its file, and the number of an older state put into the one or the other.
 """
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import msgspec
 import psycopg
 import pytest
 from cell_writing import execute, own_tenant
 
+from cell import restore_watch
 from cell.errors import SettingsInvalid
-from cell.restore_watch import LogPosition, RestoreWatch
+from cell.restore_watch import Known, RestoreWatch
 
 STATES = ("owned", "fenced", "importing", "ready")
+DEADLINE_S = 60.0
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return tmp_path / "position"
+    return tmp_path / "incarnation.json"
+
+
+def read(file: Path) -> list[UUID]:
+    return msgspec.json.decode(file.read_bytes(), type=Known).tokens
+
+
+def write(file: Path, *tokens: UUID) -> None:
+    file.write_bytes(msgspec.json.encode(Known(tokens=list(tokens))))
 
 
 def states(database: Any) -> dict[str, int]:
@@ -27,12 +41,16 @@ def states(database: Any) -> dict[str, int]:
         return dict(connection.execute(query).fetchall())
 
 
-def read(file: Path) -> LogPosition:
-    return msgspec.json.decode(file.read_bytes(), type=LogPosition)
+def token(database: Any) -> UUID:
+    with psycopg.connect(database.superuser_dsn) as connection:
+        row = connection.execute("SELECT token FROM cell_incarnation").fetchone()
+    assert row is not None
+    return UUID(str(row[0]))
 
 
-def write(file: Path, position: LogPosition) -> None:
-    file.write_bytes(msgspec.json.encode(position))
+def restore(database: Any) -> None:
+    """Give it the number of an older state."""
+    execute(database.superuser_dsn, "UPDATE cell_incarnation SET token = gen_random_uuid()")
 
 
 def fill(database: Any) -> None:
@@ -49,26 +67,22 @@ def fill(database: Any) -> None:
 async def test_a_database_that_went_on_is_left_alone(cell_database: Any, file: Path) -> None:
     fill(cell_database)
     before = states(cell_database)
-    for _ in range(2):
+    for _ in range(3):
         watch = RestoreWatch(cell_database.writer_dsn, file)
         await watch.open()
         assert (watch.quarantined, states(cell_database)) == (0, before)
-    position = read(file)
-    fill(cell_database)
+        assert read(file)[-1] == token(cell_database)
+    # Killed between the file and the database.
+    write(file, token(cell_database), uuid4())
     await watch.open()
-    assert read(file).lsn > position.lsn
+    assert states(cell_database) == before
     await RestoreWatch(cell_database.writer_dsn, None).open()
 
 
-@pytest.mark.parametrize("kind", ["older", "another"])
-async def test_an_older_or_another_one_is_quarantined(
-    cell_database: Any, file: Path, kind: str
-) -> None:
+async def test_an_older_one_is_quarantined_once(cell_database: Any, file: Path) -> None:
     fill(cell_database)
     await RestoreWatch(cell_database.writer_dsn, file).open()
-    seen = read(file)
-    changed = {"older": {"lsn": seen.lsn + (1 << 40)}, "another": {"system": "1"}}[kind]
-    write(file, msgspec.structs.replace(seen, **changed))
+    restore(cell_database)
     watch = RestoreWatch(cell_database.writer_dsn, file)
     await watch.open()
     assert states(cell_database) == {"quarantined": len(STATES), "moved": 1}
@@ -78,6 +92,49 @@ async def test_an_older_or_another_one_is_quarantined(
     again = RestoreWatch(cell_database.writer_dsn, file)
     await again.open()
     assert again.quarantined == 0
+
+
+@contextlib.asynccontextmanager
+async def running(watch: RestoreWatch) -> AsyncIterator[None]:
+    task = asyncio.create_task(watch.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_numbers_are_drawn_while_anything_is_written(
+    cell_database: Any, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_watch, "DRAW_S", 0.01)
+    watch = RestoreWatch(cell_database.writer_dsn, file)
+    await watch.open()
+    async with running(watch):
+        for _ in range(3):
+            before = token(cell_database)
+            own_tenant(cell_database.writer_dsn)
+            await until(lambda before=before: token(cell_database) != before)
+        await until(lambda: token(cell_database) in read(file))
+
+
+async def test_a_restore_under_a_running_cell_is_noticed(
+    cell_database: Any, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_watch, "DRAW_S", 0.01)
+    fill(cell_database)
+    watch = RestoreWatch(cell_database.writer_dsn, file)
+    await watch.open()
+    async with running(watch):
+        restore(cell_database)
+        await until(lambda: watch.quarantined)
+    assert states(cell_database) == {"quarantined": len(STATES), "moved": 1}
 
 
 @pytest.fixture

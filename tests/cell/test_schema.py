@@ -40,7 +40,11 @@ def test_our_lists_are_the_databases_tables(cell_database: Any) -> None:
     columns = dict(rows(cell_database.superuser_dsn, COLUMNS))
     with_tenant = {name for name, names in columns.items() if "tenant_id" in names}
     assert with_tenant == {*ALL_TENANT_TABLES, "import_progress"}
-    assert columns.keys() - with_tenant == {"cell_head", "schema_migrations"}
+    assert columns.keys() - with_tenant == {
+        "cell_head",
+        "cell_incarnation",
+        "schema_migrations",
+    }
     for table in ROW_TABLES:
         assert columns[table.name] == list(table.columns), table.name
     assert all(names[0] == "tenant_id" for name, names in columns.items() if name in with_tenant)
@@ -195,7 +199,7 @@ MOVER_MAY = {(verb, table) for verb in ("INSERT", "UPDATE", "DELETE") for table 
 @pytest.mark.parametrize("role", ["writer", "reader", "auditor", "mover"])
 def test_no_role_but_the_owner_changes_the_schema(cell_database: Any, role: str) -> None:
     with psycopg.connect(getattr(cell_database, f"{role}_dsn"), autocommit=True) as connection:
-        for table in (*ALL_TENANT_TABLES, "cell_head"):
+        for table in (*ALL_TENANT_TABLES, "cell_head", "cell_incarnation"):
             for statement in SCHEMA_CHANGES:
                 with pytest.raises(errors.InsufficientPrivilege):
                     connection.execute(statement.format(table=table))

@@ -181,7 +181,7 @@ STATES = [
     ("moved", Verdict.MOVED),
     ("importing", Verdict.NOT_OWNER),
     ("ready", Verdict.NOT_OWNER),
-    ("quarantined", Verdict.NOT_OWNER),
+    ("quarantined", Verdict.QUARANTINED),
 ]
 
 

@@ -215,7 +215,7 @@ def set_state(database: Any, tenant_id: str, state: str, moved_to: str | None = 
         ("moved", Verdict.MOVED),
         ("importing", Verdict.NOT_OWNER),
         ("ready", Verdict.NOT_OWNER),
-        ("quarantined", Verdict.NOT_OWNER),
+        ("quarantined", Verdict.QUARANTINED),
     ],
 )
 async def test_reads_are_for_the_owner(
