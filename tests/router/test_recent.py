@@ -1,4 +1,4 @@
-"""What a router can say of the requests it answered last, and to whom.
+"""What a router can say of the requests it answered last, and to whom; and that it signs them.
 
 Method: a real router; its operator port is asked as the control plane asks it.
 """
@@ -8,11 +8,15 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+import pytest
 from conftest import Platform
 from router_cells import answer_all
 from router_clients import request
 from router_running import TOKEN, RunningRouter, wait_until
 from test_hold import PATIENCE, Move, write
+
+from cell.errors import NotFromRouter
+from cell.signature import SIGNATURE_HEADER, SIGNED_HEADERS, Verifier, key_of_cell
 
 
 def ask(router: RunningRouter, path: str, token: str = TOKEN) -> tuple[int, Any]:
@@ -79,3 +83,20 @@ def test_the_oldest_give_way(platform: Platform) -> None:
     client = platform.client(router)
     ids = [client.ask(request()).headers["x-request-id"] for _ in range(3)]
     assert [ask(router, f"/requests/{id}")[0] for id in ids] == [404, 200, 200]
+
+
+def test_what_is_sent_to_a_cell_is_signed_for_it(platform: Platform) -> None:
+    cell, port = platform.echo_cell()
+    platform.route_all_to(port)
+    router = platform.router(signing_secret="of the routers")
+    client = platform.client(router)
+    client.ask(request("POST", "/api/x?a=b", headers="Idempotency-Key: k\r\n", body=b"{}"))
+    client.ask(request("GET", "/api/y"))
+    verifier = Verifier(key_of_cell("of the routers", "cell-a"))
+    for seen, place in zip(cell.seen, (("/api/x", "a=b"), ("/api/y", "")), strict=True):
+        names = [name.decode() for name in SIGNED_HEADERS]
+        head = [seen.method, *place, *(seen.header(name) or "" for name in names)]
+        signature = (seen.header(SIGNATURE_HEADER) or "").encode()
+        verifier.check(signature, *(part.encode() for part in head))
+        with pytest.raises(NotFromRouter):
+            verifier.check(signature, *(part.encode() for part in head))

@@ -204,7 +204,13 @@ def test_what_the_cell_sees(cell: EchoCell, client: Client) -> None:
     assert {name for name, _ in seen.headers} == {
         *("host", "authorization", "accept", "x-custom", "idempotency-key", "content-type"),
         *("traceparent", "tracestate"),
-        *("content-length", "cloister-tenant", "cloister-epoch", "cloister-request-id"),
+        *(
+            "content-length",
+            "cloister-tenant",
+            "cloister-epoch",
+            "cloister-request-id",
+            "cloister-deadline-ms",
+        ),
     }
 
 

@@ -154,6 +154,7 @@ def test_spaces_before_the_target_are_not_passed_on(cell: EchoCell, client: Clie
 FORGED = (
     "Cloister-Tenant: tenant-b\r\nCloister-Tenant: tenant-c\r\nCLOISTER-TENANT: tenant-d\r\n"
     "cloister-epoch: 99\r\nCloister-Epoch: 100\r\ncloister_epoch: 101\r\nCloister_Tenant: x\r\n"
+    "Cloister-Deadline-Ms: 1\r\ncloister-signature: 1-1-1-1\r\nCloister_Signature: x\r\n"
     "cloister-request-id: mine\r\nX-Request-Id: mine\r\nx_request_id: mine\r\n"
     "Cloister-Not-Applied: moved\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 5.6.7.8\r\n"
     "X_Forwarded_For: 1.2.3.4\r\nX-Forwarded-Host: h\r\nX-Forwarded-Proto: https\r\n"
@@ -182,9 +183,10 @@ def test_headers_of_the_platform_cannot_be_forged(
     seen = cell.seen[-1]
     assert seen.header("cloister-tenant") == "tenant-a"
     assert seen.header("cloister-epoch") == "1"
+    assert int(seen.header("cloister-deadline-ms") or 0) > 1
     assert seen.header("cloister-request-id") == answer.headers["x-request-id"]
     assert {name for name, _ in seen.headers} == {
         *("host", "authorization", "content-length"),
-        *("cloister-tenant", "cloister-epoch", "cloister-request-id"),
+        *("cloister-tenant", "cloister-epoch", "cloister-request-id", "cloister-deadline-ms"),
     }
     assert seen.header("authorization") == basic("tenant-a")
