@@ -19,7 +19,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from move_faults import Client, Fault, strike
+from move_faults import ALWAYS_PASSED, Client, Fault, strike
 from move_history import History, Holding, problems_of
 from processes import Processes
 
@@ -220,6 +220,8 @@ def test_nothing_is_lost(seed: int, story: Story, capsys: pytest.CaptureFixture[
         for client in story.clients:
             client.stop()
     gap_ms = max(client.longest_gap_s for client in story.clients) * 1000
+    if fault.point in ALWAYS_PASSED and report.decision == "commit":
+        assert fault.is_reached(story.platform.fail_points), f"{fault.point} was never reached"
     with capsys.disabled():
         outcome = f"{report.decision}, longest gap {gap_ms:.0f} ms"
         print(f"\nseed {seed}, {fault}: {outcome}", end=" ", flush=True)
