@@ -40,7 +40,7 @@ class Known(msgspec.Struct, frozen=True):
 _READ: Final = """
 SELECT token, (pg_current_wal_insert_lsn() - '0/0')::bigint FROM cell_incarnation
 """
-_DRAW: Final = "UPDATE cell_incarnation SET token = %s WHERE token = %s RETURNING token"
+_DRAW: Final = "UPDATE cell_incarnation SET token = %s WHERE token = %s"
 _QUARANTINE: Final = """
 WITH changed AS (
     UPDATE tenant_heads SET state = 'quarantined', move_id = NULL

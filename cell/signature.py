@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from cell.errors import NotApplied, NotFromRouter
-from cell.wire import Verdict
+from cell.wire import EPOCH_HEADER, REQUEST_ID_HEADER, TENANT_HEADER, Verdict
 
 SIGNATURE_HEADER: Final = "cloister-signature"
 SIGNED_HEADERS: Final = (
-    b"cloister-tenant",
-    b"cloister-epoch",
-    b"cloister-request-id",
+    TENANT_HEADER.encode(),
+    EPOCH_HEADER.encode(),
+    REQUEST_ID_HEADER.encode(),
     b"authorization",
     b"idempotency-key",
 )

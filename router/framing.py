@@ -310,19 +310,21 @@ def request_head(exchange: Exchange, deadline_ms: int, signer: Signer | None) ->
             exchange.authorization or b"",
             key or b"",
         )
-    return b"%b %b HTTP/1.1%b%b%b%b\r\ncloister-deadline-ms: %d%b%b" % (
+    return b"%b %b HTTP/1.1%b%b%b%b%b%d%b%b" % (
         exchange.method,
         exchange.target,
         exchange.fields,
         b"" if key is None else _IDEMPOTENCY_KEY_LINE + key,
         route.fields,
         exchange.request_id,
+        _DEADLINE_LINE,
         deadline_ms,
         signature,
         b"\r\ncontent-length: %d\r\n\r\n" % len(exchange.body) if exchange.framed else b"\r\n\r\n",
     )
 
 
+_DEADLINE_LINE: Final = f"\r\n{wire.DEADLINE_HEADER}: ".encode()
 _SIGNATURE_LINE: Final = f"\r\n{SIGNATURE_HEADER}: ".encode()
 
 
