@@ -19,6 +19,7 @@ from benchmarks.errors import BenchmarkError, Skipped
 from benchmarks.lists import run_lists
 from benchmarks.move import run_moves
 from benchmarks.report import Progress, Report, store
+from benchmarks.rounds import Effort
 from benchmarks.router import run_router
 from benchmarks.table import fill_readme, render, unmet
 from benchmarks.time_travel import run_time
@@ -36,7 +37,7 @@ class Name(StrEnum):
 
 
 class Benchmark(Protocol):
-    def __call__(self, progress: Progress, *, quick: bool) -> Report: ...
+    def __call__(self, progress: Progress, effort: Effort) -> Report: ...
 
 
 BENCHMARKS: Final[dict[Name, Benchmark]] = {
@@ -55,6 +56,10 @@ def main(
     quick: Annotated[
         bool, typer.Option("--quick", help="Short smoke runs; README.md stays as it is.")
     ] = False,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rounds (moves of a tenant) instead of the usual number."),
+    ] = None,
 ) -> None:
     """Measure Cloister beside its yardsticks and print the tables."""
     names = list(BENCHMARKS) if name is Name.ALL else [name]
@@ -62,7 +67,7 @@ def main(
     failed = False
     for each in names:
         try:
-            reports.append(run(each, quick))
+            reports.append(run(each, Effort(quick=quick, rounds=rounds)))
         except Skipped as reason:
             console.print(f"{each} skipped: {reason}", style="yellow", markup=False)
         except (BenchmarkError, InfraError) as error:
@@ -73,7 +78,7 @@ def main(
         raise typer.Exit(1)
 
 
-def run(name: Name, quick: bool) -> Report:
+def run(name: Name, effort: Effort) -> Report:
     with console.status(f"{name}: starting") as status:
 
         def progress(sentence: str) -> None:
@@ -81,7 +86,7 @@ def run(name: Name, quick: bool) -> Report:
             if not console.is_terminal:
                 console.print(f"{name}: {sentence}")
 
-        return BENCHMARKS[name](progress, quick=quick)
+        return BENCHMARKS[name](progress, effort)
 
 
 def publish(reports: Sequence[Report]) -> None:

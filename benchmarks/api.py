@@ -22,7 +22,7 @@ from benchmarks.machine import examine_machine
 from benchmarks.percentiles import Latency, median
 from benchmarks.platform_process import Batches, Platform, cloister, running_platform
 from benchmarks.report import Cell, Check, Progress, Report, Table, now_utc
-from benchmarks.rounds import ROUNDS, ROUNDS_QUICK, interleave, median_ratio
+from benchmarks.rounds import Effort, interleave, median_ratio
 from benchmarks.router import require_success, router_server
 from benchmarks.routing_server import RoutingServer
 from benchmarks.server_process import Server, free_address, python_module
@@ -73,10 +73,10 @@ class Arm:
     batches: Callable[[], Batches] | None = None
 
 
-def run_api(progress: Progress, *, quick: bool) -> Report:
+def run_api(progress: Progress, effort: Effort) -> Report:
     """Measure single requests beside the empty handler, then the mix; the books are verified."""
     machine = examine_machine()
-    seconds, rounds = (SECONDS_QUICK, ROUNDS_QUICK) if quick else (SECONDS, ROUNDS)
+    seconds = SECONDS_QUICK if effort.quick else SECONDS
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cloister-bench-")))
         progress("starting the platform")
@@ -90,16 +90,18 @@ def run_api(progress: Progress, *, quick: bool) -> Report:
         }
         arms = all_arms(platform, books, empty)
         measures = {name: partial(measure, name, arm, seconds) for name, arm in arms.items()}
+        rounds = effort.times()
         runs = interleave(measures, rounds, progress)
-        mix_s = MIX_SECONDS_QUICK if quick else MIX_SECONDS
+        mix_s = MIX_SECONDS_QUICK if effort.quick else MIX_SECONDS
         progress(f"{MIX_WRITES} writes/s and {MIX_READS} reads/s for {mix_s:g} s")
         mix, mix_cpu = run_mix(platform, books, mix_s)
         progress("verifying every balance")
         cloister(platform.environment, "verify", platform.tenant.tenant, "--json")
     return Report(
         name="api",
-        quick=quick,
+        quick=effort.quick,
         at=now_utc(),
+        rounds=rounds,
         machine=machine,
         tables=[rate_table(runs), mix_table(mix, mix_cpu, mix_s)],
         checks=[*rate_checks(runs), *mix_checks(mix)],

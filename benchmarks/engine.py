@@ -24,7 +24,7 @@ from benchmarks.flush_shim import compile_flush_shim
 from benchmarks.machine import examine_machine
 from benchmarks.percentiles import median
 from benchmarks.report import OUT, Cell, Check, Progress, Report, Table, now_utc
-from benchmarks.rounds import ROUNDS, ROUNDS_QUICK, interleave
+from benchmarks.rounds import Effort, interleave
 from benchmarks.usual import run_usual
 from cell.schema import ROLES
 from infra.local.postgres import Postgres
@@ -69,39 +69,36 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float
     warmup_s: float
-    rounds: int
     grown_transactions: int
 
 
-FULL: Final = Setting(
-    seconds=SECONDS, warmup_s=WARMUP_S, rounds=ROUNDS, grown_transactions=GROWN_TRANSACTIONS
-)
+FULL: Final = Setting(seconds=SECONDS, warmup_s=WARMUP_S, grown_transactions=GROWN_TRANSACTIONS)
 QUICK: Final = Setting(
     seconds=SECONDS_QUICK,
     warmup_s=WARMUP_S_QUICK,
-    rounds=ROUNDS_QUICK,
     grown_transactions=GROWN_TRANSACTIONS_QUICK,
 )
 
 
-def run_engine_benchmark(progress: Progress, *, quick: bool) -> Report:
+def run_engine_benchmark(progress: Progress, effort: Effort) -> Report:
     """Measure with flushes as they are, with slower ones, and on a grown database."""
     machine = examine_machine()
-    setting = QUICK if quick else FULL
+    setting = QUICK if effort.quick else FULL
+    rounds = effort.times()
     skipped: list[str] = []
     slow: Results | None = None
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as name:
         directory = Path(name)
         with running_postgres("engine", directory / "pg", ROLES, slow_flush=False) as postgres:
             commit = commit_ms(postgres.superuser_dsn())
-            as_is = measure_all(postgres, directory, AS_IS, setting, progress)
-            grown = measure_growth(postgres, setting, progress)
+            as_is = measure_all(postgres, directory, AS_IS, setting, rounds, progress)
+            grown = measure_growth(postgres, setting, rounds, progress)
         try:
             compile_flush_shim(OUT)
             with running_postgres("engine", directory / "pg", ROLES, slow_flush=True) as postgres:
                 slow_commit = commit_ms(postgres.superuser_dsn())
                 require_delay(commit, slow_commit)
-                slow = measure_all(postgres, directory, SLOW, setting, progress)
+                slow = measure_all(postgres, directory, SLOW, setting, rounds, progress)
         except Skipped as reason:
             skipped.append(str(reason))
     tables = [rate_table(as_is, AS_IS, commit)]
@@ -111,8 +108,9 @@ def run_engine_benchmark(progress: Progress, *, quick: bool) -> Report:
     every = [*as_is.values(), *(slow or {}).values(), *grown.values()]
     return Report(
         name="engine",
-        quick=quick,
+        quick=effort.quick,
         at=now_utc(),
+        rounds=rounds,
         machine=machine,
         tables=tables,
         checks=[*as_is_checks(as_is), *slow_checks(slow), grown_check(grown)],
@@ -122,7 +120,12 @@ def run_engine_benchmark(progress: Progress, *, quick: bool) -> Report:
 
 
 def measure_all(
-    postgres: Postgres, directory: Path, flush: str, setting: Setting, progress: Progress
+    postgres: Postgres,
+    directory: Path,
+    flush: str,
+    setting: Setting,
+    rounds: int,
+    progress: Progress,
 ) -> Results:
     """Every arm on one instance, interleaved."""
     progress(f"flush {flush}: making ledger accounts")
@@ -138,7 +141,7 @@ def measure_all(
             arms[arm_name(batch, mix)] = partial(
                 measure_engine, databases, flush, setting, batch, mix
             )
-    return interleave(arms, setting.rounds, lambda text: progress(f"flush {flush}, {text}"))
+    return interleave(arms, rounds, lambda text: progress(f"flush {flush}, {text}"))
 
 
 def arm_name(batch: int, mix: str) -> str:
@@ -184,7 +187,9 @@ def engine_load(
     )
 
 
-def measure_growth(postgres: Postgres, setting: Setting, progress: Progress) -> Results:
+def measure_growth(
+    postgres: Postgres, setting: Setting, rounds: int, progress: Progress
+) -> Results:
     """The rate on a database with many entries beside the rate on a fresh one, interleaved."""
     databases = make_template(postgres)
     databases.fresh("grown")
@@ -207,7 +212,7 @@ def measure_growth(postgres: Postgres, setting: Setting, progress: Progress) -> 
         run = run_engine(engine_load(databases, "fresh", setting, BATCH, "uniform"))
         return Result(arm="fresh", flush=AS_IS, rate=run.rate, engine=run)
 
-    results = interleave({"fresh": run_fresh, "grown": run_grown}, setting.rounds, progress)
+    results = interleave({"fresh": run_fresh, "grown": run_grown}, rounds, progress)
     check_books(postgres.superuser_dsn("grown"), acknowledged)
     for name in ("grown", "fresh"):
         databases.drop(name)

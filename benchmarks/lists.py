@@ -20,6 +20,7 @@ from benchmarks.http_requests import Kind, OneOf, Text, get
 from benchmarks.machine import examine_machine
 from benchmarks.platform_process import CELL, Platform, running_platform
 from benchmarks.report import Check, Progress, Report, Table, now_utc
+from benchmarks.rounds import Effort
 from infra.local.binaries import find_binaries
 from infra.local.plan import CELL_DATABASE
 from infra.local.postgres import SUPERUSER, Postgres, ensure_passwords
@@ -57,10 +58,10 @@ FROM generate_series(%(first)s::bigint, %(last)s) n,
 """
 
 
-def run_lists(progress: Progress, *, quick: bool) -> Report:
+def run_lists(progress: Progress, effort: Effort) -> Report:
     """Fill one tenant, then list and write at fixed rates."""
     machine = examine_machine()
-    entries, seconds = (ENTRIES_QUICK, SECONDS_QUICK) if quick else (ENTRIES, SECONDS)
+    entries, seconds = (ENTRIES_QUICK, SECONDS_QUICK) if effort.quick else (ENTRIES, SECONDS)
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as name:
         directory = Path(name)
         progress("starting the platform")
@@ -84,7 +85,7 @@ def run_lists(progress: Progress, *, quick: bool) -> Report:
             )
     return Report(
         name="lists",
-        quick=quick,
+        quick=effort.quick,
         at=now_utc(),
         machine=machine,
         tables=[table(result, entries, seconds)],

@@ -14,6 +14,9 @@ from infra.local.binaries import find_binaries
 
 FLUSHES: Final = 200
 FLUSH_BYTES: Final = 8_192
+SLICES: Final = 2_000
+SLICE_TURNS: Final = 20_000
+"""Less than a millisecond: most slices fall between two interruptions."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +31,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Median of one 8 KiB write with fdatasync, where temporary files are; without any shim."""
     load_average: float
     """Of the last minute before the run: what else the machine was doing."""
+    processor_share: float
+    """How much of a processor a loop that does nothing else gets: what its host was doing."""
 
 
 def examine_machine() -> Machine:
@@ -40,6 +45,7 @@ def examine_machine() -> Machine:
         postgres=find_binaries().version,
         flush_us=round(flush_us(), 1),
         load_average=round(os.getloadavg()[0], 2),
+        processor_share=round(processor_share(), 2),
     )
 
 
@@ -64,3 +70,14 @@ def flush_us() -> float:
             os.fdatasync(file.fileno())
             times.append(time.perf_counter() - started)
     return median(times) * 1e6
+
+
+def processor_share() -> float:
+    """The time that equal slices of work take undisturbed, relative to what they took."""
+    times: list[float] = []
+    for _ in range(SLICES):
+        started = time.perf_counter()
+        for _ in range(SLICE_TURNS):
+            pass
+        times.append(time.perf_counter() - started)
+    return min(1.0, median(times) * SLICES / sum(times))

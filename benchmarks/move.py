@@ -26,6 +26,7 @@ from benchmarks.machine import examine_machine
 from benchmarks.percentiles import latency, median
 from benchmarks.platform_process import Platform, Tenant, cloister, running_platform
 from benchmarks.report import Cell, Check, Progress, Report, Table, now_utc
+from benchmarks.rounds import Effort
 from cell.tables import TENANT_TABLES
 
 CELLS: Final = ("cell-a", "cell-b")
@@ -79,9 +80,10 @@ class Moved(msgspec.Struct, frozen=True):
     pause_ms: float | None
 
 
-def run_moves(progress: Progress, *, quick: bool) -> Report:
+def run_moves(progress: Progress, effort: Effort) -> Report:
     machine = examine_machine()
-    sizes, moves = (SIZES_QUICK, MOVES_QUICK) if quick else (SIZES, MOVES)
+    sizes = SIZES_QUICK if effort.quick else SIZES
+    moves = MOVES_QUICK if effort.quick else effort.times(MOVES)
     runs: list[MoveRun] = []
     piped: dict[int, float] = {}
     with ExitStack() as stack:
@@ -106,7 +108,7 @@ def run_moves(progress: Progress, *, quick: bool) -> Report:
                 cloister(platform.environment, "verify", slug, "--json")
     return Report(
         name="move",
-        quick=quick,
+        quick=effort.quick,
         at=now_utc(),
         machine=machine,
         tables=[table_of(runs, piped)],

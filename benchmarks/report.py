@@ -48,6 +48,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     """When it ended, UTC."""
     machine: Machine
+    rounds: int | None = None
+    """How many its medians are of, where it has rounds."""
     tables: Sequence[Table]
     checks: Sequence[Check]
     skipped: Sequence[str] = ()

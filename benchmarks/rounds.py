@@ -4,6 +4,8 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
+import msgspec
+
 from benchmarks.errors import Refused
 from benchmarks.percentiles import median
 from benchmarks.report import Progress
@@ -11,8 +13,20 @@ from benchmarks.report import Progress
 Result = TypeVar("Result")
 
 ROUNDS: Final = 5
-ROUNDS_QUICK: Final = 1
 REPEATS_MAX: Final = 5
+
+
+class Effort(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a benchmark may spend."""
+
+    quick: bool = False
+    """A smoke run: shows that everything works, its figures mean nothing."""
+    rounds: int | None = None
+    """Instead of the benchmark's own number."""
+
+    def times(self, usual: int = ROUNDS) -> int:
+        """How often to measure what is measured `usual` times otherwise."""
+        return 1 if self.quick else self.rounds or usual
 
 
 def interleave(

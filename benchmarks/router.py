@@ -27,7 +27,7 @@ from benchmarks.http_requests import Kind, OneOf, Part, Text, Unique, get, post
 from benchmarks.machine import examine_machine
 from benchmarks.percentiles import Latency, median
 from benchmarks.report import Cell, Check, Progress, Report, Table, now_utc
-from benchmarks.rounds import ROUNDS, ROUNDS_QUICK, interleave, median_ratio
+from benchmarks.rounds import Effort, interleave, median_ratio
 from benchmarks.routing_server import RoutingServer
 from benchmarks.server_process import Server, free_address, python_module
 
@@ -91,11 +91,11 @@ class Way:
     proxy: Server | None
 
 
-def run_router(progress: Progress, *, quick: bool) -> Report:
+def run_router(progress: Progress, effort: Effort) -> Report:
     """Measure the direct path, the router and HAProxy (where installed), interleaved."""
     machine = examine_machine()
     organization = str(uuid.uuid4())
-    seconds, rounds = (SECONDS_QUICK, ROUNDS_QUICK) if quick else (SECONDS, ROUNDS)
+    seconds = SECONDS_QUICK if effort.quick else SECONDS
     skipped = [] if shutil.which("haproxy") else ["no haproxy on PATH: no ratio to it"]
     with running_ways(organization) as ways:
         arms = {
@@ -106,11 +106,13 @@ def run_router(progress: Progress, *, quick: bool) -> Report:
             for kind in request_kinds(organization)
             for name, way in ways.items()
         }
+        rounds = effort.times()
         runs = interleave(arms, rounds, progress)
     return Report(
         name="router",
-        quick=quick,
+        quick=effort.quick,
         at=now_utc(),
+        rounds=rounds,
         machine=machine,
         tables=[rate_table(runs), latency_table(runs)],
         checks=checks(runs),

@@ -13,6 +13,8 @@ from benchmarks.report import Cell, Check, Report, Table
 
 BUSY: Final = 0.25
 """Load average per core above which something else was running; the run itself is not in it."""
+SHARE_MIN: Final = 0.8
+"""Of a processor to a loop that does nothing else; below it, somebody else has the host."""
 README: Final = Path(__file__).with_name("README.md")
 
 
@@ -28,9 +30,10 @@ def render(report: Report) -> str:
 def describe(report: Report) -> str:
     smoke = "**A smoke run: these figures mean nothing.** " if report.quick else ""
     machine = report.machine
-    is_busy = machine.load_average > machine.cores * BUSY
+    is_busy = machine.load_average > machine.cores * BUSY or machine.processor_share < SHARE_MIN
     busy = " **The machine was busy before the run.**" if is_busy else ""
-    return f"{smoke}{report.at}, on {describe_machine(machine)}.{busy}"
+    rounds = f" Medians of {report.rounds} rounds." if report.rounds else ""
+    return f"{smoke}{report.at}, on {describe_machine(machine)}.{busy}{rounds}"
 
 
 def describe_machine(machine: Machine) -> str:
@@ -38,7 +41,7 @@ def describe_machine(machine: Machine) -> str:
         f"{machine.cores} cores of {machine.cpu}, {machine.memory_gib:g} GiB,"
         f" Linux {machine.kernel}, Python {machine.python}, {machine.postgres};"
         f" a flush takes {machine.flush_us:g} µs; load average before the run"
-        f" {machine.load_average:g}"
+        f" {machine.load_average:g}, {machine.processor_share:.0%} of a processor for a loop alone"
     )
 
 

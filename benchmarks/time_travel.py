@@ -26,7 +26,7 @@ from benchmarks.engine_run import EngineLoad, EngineRun, run_engine
 from benchmarks.machine import examine_machine
 from benchmarks.percentiles import median
 from benchmarks.report import Check, Progress, Report, Table, now_utc
-from benchmarks.rounds import ROUNDS, ROUNDS_QUICK, interleave
+from benchmarks.rounds import Effort, interleave
 from cell.as_of import AsOf, restricted_balances
 from cell.ledger.history import DAY_US
 from cell.ledger.model import TenantId
@@ -80,28 +80,29 @@ class ReadCost(msgspec.Struct, frozen=True, kw_only=True):
     as_of_version_us: float
 
 
-def run_time(progress: Progress, *, quick: bool) -> Report:
+def run_time(progress: Progress, effort: Effort) -> Report:
     """Measure reads on large accounts, then writes."""
     machine = examine_machine()
-    rounds = ROUNDS_QUICK if quick else ROUNDS
+    rounds = effort.times()
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as name:
         directory = Path(name) / "pg"
         with running_postgres("time", directory, ROLES, slow_flush=False) as postgres:
             commit_ms(postgres.superuser_dsn())
             progress("making ledger accounts")
             databases = make_template(postgres)
-            reads = measure_reads(postgres, databases, progress, quick)
-            seconds = SECONDS_QUICK if quick else SECONDS
+            reads = measure_reads(postgres, databases, progress, effort.quick)
+            seconds = SECONDS_QUICK if effort.quick else SECONDS
             arms = {arm: partial(measure_writes, databases, seconds, arm) for arm in WRITE_ARMS}
             writes = interleave(arms, rounds, progress)
     slowest = max(max(r.as_of_time_us, r.as_of_date_us) / r.current_us for r in reads)
     rates = {arm: median(run.rate for run in runs) for arm, runs in writes.items()}
     return Report(
         name="time",
-        quick=quick,
+        quick=effort.quick,
         at=now_utc(),
+        rounds=rounds,
         machine=machine,
-        tables=[read_table(reads, quick), write_table(writes)],
+        tables=[read_table(reads, effort.quick), write_table(writes)],
         checks=[
             Check(
                 what="as-of read relative to a current read",

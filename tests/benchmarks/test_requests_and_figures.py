@@ -21,6 +21,7 @@ MACHINE = Machine(
     postgres="postgres (PostgreSQL) 18",
     flush_us=90,
     load_average=0.1,
+    processor_share=1.0,
 )
 
 
