@@ -40,7 +40,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 lock:                       ## refresh requirements.lock (hashes only, no address)
-	uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header -q -o requirements.lock pyproject.toml
+	uv pip compile --universal --python-version 3.11 --extra dev --extra opentelemetry --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header -q -o requirements.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -28,6 +28,7 @@ from benchmarks.errors import Refused, Wrong
 from benchmarks.server_process import cpu_seconds
 from cell.batch import Applied, Idempotency, Replayed
 from cell.collector import calm_collector
+from cell.errors import NotApplied, OutcomeUnknown
 from cell.ledger.commands import CreateLedgerTransaction, EntryDraft
 from cell.ledger.model import Direction, Status, TenantId
 from cell.sequencer import Sequencer
@@ -44,6 +45,9 @@ AMOUNT_MAX: Final = 1_000
 EXTRA_S_MAX: Final = 120.0
 RATE_MIN: Final = 1_000
 """Transactions per second below which a run of a given length is given up."""
+WAIT_S_MAX: Final = 60.0
+"""For any one command: three batches of the largest size wait, and the machine may stand still."""
+EXIT_REFUSED: Final = 75
 SEED: Final = 20_260_101
 PAST_US: Final = (1_400_000_000_000_000, 1_715_000_000_000_000)
 """2014 to 2024."""
@@ -100,6 +104,8 @@ def run_engine(load: EngineLoad) -> EngineRun:
         )
     except subprocess.TimeoutExpired as exc:
         raise Refused(f"the engine's run was not done after {deadline_s:.0f} s") from exc
+    if done.returncode == EXIT_REFUSED:
+        raise Refused(f"the engine had to refuse: {done.stderr.decode()[-500:]}")
     if done.returncode != 0:
         raise Wrong(f"the engine failed: {done.stderr.decode()[-4000:]}")
     return msgspec.json.decode(done.stdout, type=EngineRun)
@@ -121,6 +127,8 @@ class Callers:
         """Set when the callers have stopped and the last of them has its answer."""
         self.mark: asyncio.Event | None = None
         """Set by the next acknowledgement."""
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Fails with the first command that does: there is no figure then."""
 
     def start(self) -> None:
         """Have every caller send its first command; each goes on by itself."""
@@ -134,7 +142,11 @@ class Callers:
 
     def go_on(self, answer: "asyncio.Future[Applied | Replayed]") -> None:
         """A caller has its answer; a callback costs the run less than a task that waits."""
-        answer.result()
+        failure = answer.exception()
+        if failure is not None:
+            if not self.broken.done():
+                self.broken.set_exception(failure)
+            return
         self.acknowledged += 1
         if self.mark is not None:
             self.mark.set()
@@ -144,6 +156,10 @@ class Callers:
         self.outstanding -= 1
         if not self.outstanding:
             self.settled.set()
+
+    async def watch(self) -> None:
+        """Raises what the first command that failed was told."""
+        await self.broken
 
     async def touch_accounts(self, accounts: Sequence[str]) -> None:
         """Bring every account into the sequencer's memory, as good as untimed."""
@@ -176,6 +192,8 @@ async def measure(load: EngineLoad) -> EngineRun:
         queue_commands_max=1 << 20,
         queue_commands_per_tenant_max=1 << 20,
         cache_accounts=load.cache_accounts,
+        queue_wait_s=WAIT_S_MAX,
+        answer_wait_s=WAIT_S_MAX,
     )
     sequencer = Sequencer(store, limits)
     await sequencer.open()
@@ -183,6 +201,7 @@ async def measure(load: EngineLoad) -> EngineRun:
     callers = Callers(sequencer, load)
     async with asyncio.TaskGroup() as group:
         sequencing = group.create_task(sequencer.run(), name="sequencer")
+        watching = group.create_task(callers.watch(), name="watch the callers")
         await callers.touch_accounts(load.accounts)
         callers.start()
         await asyncio.sleep(load.warmup_s)
@@ -192,6 +211,7 @@ async def measure(load: EngineLoad) -> EngineRun:
         after = Snapshot.of(callers, backends)
         callers.are_stopping = True
         await callers.settled.wait()
+        watching.cancel()
         sequencer.stop()
         await sequencing
     return summary(before, after, callers.acknowledged)
@@ -283,7 +303,14 @@ def attempts() -> Iterator[Idempotency]:
 def main() -> None:
     load = msgspec.json.decode(sys.stdin.buffer.read(), type=EngineLoad)
     calm_collector()
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(measure(load))))
+    refusal: BaseException | None = None
+    try:
+        sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(measure(load))))
+    except* (NotApplied, OutcomeUnknown) as group:
+        refusal = group.exceptions[0]
+    if refusal is not None:
+        print(refusal, file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,22 @@ import logging
 import os
 import resource
 import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from control_plane.routing import CellName
 from router.cell_pool import CellPool
 from router.certificate import Certificate
 from router.client_connection import ClientConnection
 from router.client_edge import ClientEdge
-from router.errors import ListenFailed
+from router.errors import ListenFailed, SettingsError
 from router.forward import RequestForwarder
 from router.operator_api import OperatorServer
 from router.routing_table import Routes
-from router.settings import Address, Settings
+from router.settings import PREFIX, Address, Settings
 from router.table_follower import TableFollower
+
+if TYPE_CHECKING:
+    from router.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +37,15 @@ TLS_SHUTDOWN_S: Final = 1.0
 
 class Router:
     def __init__(self, settings: Settings) -> None:
-        """Raises SettingsError if the certificate cannot be used."""
+        """Raises SettingsError if the certificate cannot be used, or the extra is missing."""
         self.settings = settings
         self.routes = Routes(
             settings, self._open_pool, adopted=lambda: self.forwarder.hold.adopted()
         )
         self.follower = TableFollower(settings, self.routes)
         self.forwarder = RequestForwarder(settings, self.routes.route_of, self.follower.ask)
-        self.edge = ClientEdge(settings, self.routes, self.forwarder)
+        self.spans = _open_spans(settings.otlp_url)
+        self.edge = ClientEdge(settings, self.routes, self.forwarder, self.spans)
         self.certificate: Certificate | None = None
         if settings.tls_certificate is not None and settings.tls_key is not None:
             self.certificate = Certificate(settings.tls_certificate, settings.tls_key)
@@ -98,6 +102,8 @@ class Router:
                 task.cancel()
             await asyncio.gather(operator_task, *tasks, return_exceptions=True)
             await self.follower.close()
+            if self.spans is not None:
+                await asyncio.to_thread(self.spans.close)
 
     async def _open_server(self) -> asyncio.AbstractServer:
         secure = self.certificate
@@ -135,6 +141,19 @@ class Router:
         self.routes.abort()
         # One turn of the loop, in which the connections just broken off are closed.
         await asyncio.sleep(0)
+
+
+def _open_spans(url: str | None) -> "Spans | None":
+    """Raises SettingsError if the extra is not installed."""
+    if url is None:
+        return None
+    try:
+        from router.spans import Spans
+    except ImportError as exc:
+        raise SettingsError(
+            f"{PREFIX}OTLP_URL needs the extra: pip install 'cloister[opentelemetry]' ({exc})"
+        ) from exc
+    return Spans(url)
 
 
 def _listen(address: Address, *, shared: bool = False) -> socket.socket:

@@ -139,6 +139,8 @@ class ClientConnection(asyncio.Protocol):
         self._current = exchange
         if self._edge.access_log.is_on:
             self._edge.access_log.begin(exchange)
+        if self._edge.spans is not None:
+            self._edge.spans.begin(exchange)
         if exchange.refusal is None:
             self._edge.forwarder.accept(exchange)
         else:

@@ -14,6 +14,7 @@ from router.settings import Settings
 if TYPE_CHECKING:
     from router.forward import RequestForwarder
     from router.routing_table import Routes
+    from router.spans import Spans
 
 DRAIN_GRACE_S: Final = 0.25
 """An idle connection outlives the start of a drain by this much: a request already on its way is
@@ -21,11 +22,18 @@ answered rather than reset."""
 
 
 class ClientEdge:
-    def __init__(self, settings: Settings, routes: "Routes", forwarder: "RequestForwarder") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        routes: "Routes",
+        forwarder: "RequestForwarder",
+        spans: "Spans | None" = None,
+    ) -> None:
         self.settings = settings
         self.routes = routes
         self.forwarder = forwarder
         self.access_log = AccessLog(settings.access_log_one_in)
+        self.spans = spans
         self.recent = RecentRequests(settings.recent_requests_max, routes)
         self.draining = False
         self.drained = asyncio.Event()

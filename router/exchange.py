@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from router.hold import Lane
     from router.limits import TenantTraffic
     from router.routing_table import Route
+    from router.spans import RequestSpan
 
 
 class Loss(StrEnum):
@@ -63,6 +64,7 @@ class Exchange:
         "route",
         "said",
         "since_s",
+        "span",
         "status",
         "target",
         "ticket",
@@ -124,6 +126,8 @@ class Exchange:
         """When it began to wait for a connection."""
         self.began_s = 0.0
         """When its turn came, if it is to be in the access log; else 0."""
+        self.span: RequestSpan | None = None
+        """From when its turn came, where requests are traced."""
         self.status = 0
         """Of its answer; 0 while there is none."""
         self.said: str | None = None
@@ -137,6 +141,8 @@ class Exchange:
         self.rest()
         if self.lane is not None:
             self.lane.left(self)
+        if self.span is not None:
+            self.span.end(self)
 
     def rest(self) -> None:
         """It is in flight no longer, at least for now."""

@@ -149,9 +149,10 @@ class RequestForwarder:
                     "status": refusal.status,
                 },
             )
-        exchange.end()
         if exchange.client is not None:
             exchange.client.refuse(exchange, refusal)
+        else:
+            exchange.end()
 
     def expire(self, exchange: Exchange) -> None:
         """The deadline has passed, wherever the request is now."""

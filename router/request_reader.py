@@ -173,6 +173,8 @@ class RequestReader:
             or exchange.refusal is not None
             or exchange.close
             or exchange.expects_continue
+            # Its fields are no longer those that came.
+            or exchange.span is not None
             or self._vain_memories >= VAIN_MEMORIES_MAX
         ):
             return

@@ -107,6 +107,10 @@ class Settings:
     """One of so many requests, evenly random, is written to the log when it is answered; unset:
     none. 1 logs every request."""
 
+    otlp_url: str | None = None
+    """Where a span of each request is sent by OTLP over HTTP, such as
+    `http://127.0.0.1:4318/v1/traces`; needs the extra `opentelemetry`. Unset: none is made."""
+
     recent_requests_max: int = 10_000
     """Requests answered last of which an operator can ask why they went where they went; at most
     some 800 bytes each."""
