@@ -48,9 +48,11 @@ BENCHMARKS: Final[dict[Name, Benchmark]] = {
     Name.LISTS: run_lists,
     Name.MOVE: run_moves,
 }
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True, highlight=False)
 
 
+@app.command()
 def main(
     name: Annotated[Name, typer.Argument(help="Which benchmark to run.")] = Name.ALL,
     quick: Annotated[
@@ -101,4 +103,4 @@ def publish(reports: Sequence[Report]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -23,6 +23,13 @@ from infra.local.postgres import Postgres
 
 TEMPLATE: Final = "engine_template"
 ACCOUNTS: Final = 10_000
+PATIENT: Final = SequencerLimits(
+    queue_commands_max=1 << 20,
+    queue_commands_per_tenant_max=1 << 20,
+    queue_wait_s=60.0,
+    answer_wait_s=60.0,
+)
+"""Whoever waits is in the figures anyhow, and the machine may stand still."""
 
 INVARIANTS: Final = """
 WITH per_account AS (
@@ -100,8 +107,7 @@ def make_template(postgres: Postgres) -> EngineDatabases:
 
 async def create_accounts(writer_dsn: str, tenant_id: TenantId) -> list[str]:
     """A ledger and its accounts, by the sequencer itself; the accounts' ids."""
-    limits = SequencerLimits(queue_commands_max=1 << 20, queue_commands_per_tenant_max=1 << 20)
-    sequencer = Sequencer(Store(writer_dsn), limits)
+    sequencer = Sequencer(Store(writer_dsn), PATIENT)
     await sequencer.open()
 
     async def create(command: CreateLedger | CreateLedgerAccount) -> str:

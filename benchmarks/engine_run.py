@@ -18,12 +18,14 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 import psycopg
 import uvloop
 
+from benchmarks.engine_database import PATIENT
 from benchmarks.errors import Refused, Wrong
 from benchmarks.server_process import cpu_seconds
 from cell.batch import Applied, Idempotency, Replayed
@@ -32,7 +34,6 @@ from cell.errors import NotApplied, OutcomeUnknown
 from cell.ledger.commands import CreateLedgerTransaction, EntryDraft
 from cell.ledger.model import Direction, Status, TenantId
 from cell.sequencer import Sequencer
-from cell.sequencer_limits import SequencerLimits
 from cell.store import Store
 
 COMMANDS: Final = 20_000
@@ -45,8 +46,6 @@ AMOUNT_MAX: Final = 1_000
 EXTRA_S_MAX: Final = 120.0
 RATE_MIN: Final = 1_000
 """Transactions per second below which a run of a given length is given up."""
-WAIT_S_MAX: Final = 60.0
-"""For any one command: three batches of the largest size wait, and the machine may stand still."""
 EXIT_REFUSED: Final = 75
 SEED: Final = 20_260_101
 PAST_US: Final = (1_400_000_000_000_000, 1_715_000_000_000_000)
@@ -187,14 +186,7 @@ class Callers:
 
 async def measure(load: EngineLoad) -> EngineRun:
     store = Store(load.writer_dsn)
-    limits = SequencerLimits(
-        batch_size=load.batch_size,
-        queue_commands_max=1 << 20,
-        queue_commands_per_tenant_max=1 << 20,
-        cache_accounts=load.cache_accounts,
-        queue_wait_s=WAIT_S_MAX,
-        answer_wait_s=WAIT_S_MAX,
-    )
+    limits = replace(PATIENT, batch_size=load.batch_size, cache_accounts=load.cache_accounts)
     sequencer = Sequencer(store, limits)
     await sequencer.open()
     backends = await backend_pids(load.writer_dsn)

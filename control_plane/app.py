@@ -38,7 +38,7 @@ from control_plane.move.reclaim import Reclaimer
 from control_plane.move.reconciliation import Reconciler
 from control_plane.move.register import MoveRecord
 from control_plane.provisioning import Provisioning
-from control_plane.routing_feed import WAIT_MS_MAX, RoutingFeed
+from control_plane.routing_feed import WAIT_MS_MAX, Known, RoutingFeed
 from control_plane.tokens import Role, Tokens
 from control_plane.verify.service import Verifications
 from control_plane.wire import (
@@ -165,10 +165,11 @@ class Api:
     async def routing_table(self, request: Request) -> Response:
         after = _integer(request, "after", default=0, maximum=2**63 - 1)
         wait_ms = _integer(request, "wait_ms", default=0, maximum=WAIT_MS_MAX)
-        table = await self._plane.feed.newer(after, wait_ms / 1000)
-        if table is None:
+        known = Known(version=after, mark=request.query_params.get("mark", ""))
+        news = await self._plane.feed.newer(known, wait_ms / 1000)
+        if news is None:
             return Response(status_code=304)
-        return Response(table.content, media_type="application/json")
+        return Response(news.content, media_type="application/json")
 
     async def status(self, request: Request) -> Response:
         version = self._plane.feed.version or 0

@@ -1,8 +1,9 @@
 """The catalog: tenants, placements, keys and cells in the control plane's own Postgres.
 
 Rows become frozen values here and nowhere else. A change that routers must learn (a placement, a
-cell's address) raises the routing version in the same database transaction; every change by a
-person leaves an audit row in it. The catalog decides nothing and calls no cell.
+tenant's limits, a cell's address) raises the routing version in the same database transaction, a
+tenant's by a trigger; every change by a person leaves an audit row in it. The catalog decides
+nothing and calls no cell.
 
 Raises CatalogUnavailable when the database cannot be reached in time; nothing is retried here.
 """
@@ -31,6 +32,7 @@ from control_plane.routing import (
     Epoch,
     OrganizationId,
     Placement,
+    RoutingChange,
     RoutingTable,
     TenantLimits,
 )
@@ -147,37 +149,45 @@ class Catalog:
         return int(row["version"])
 
     # One statement, so that the version and what it counts are of one snapshot.
-    ROUTING_TABLE: LiteralString = """
-    SELECT version,
+    ROUTING_CHANGE: LiteralString = """
+    SELECT version, mark::text AS mark,
         (SELECT coalesce(jsonb_object_agg(name, api_address), '{}') FROM cells) AS cells,
         (SELECT coalesce(jsonb_object_agg(organization_id, jsonb_build_array(cell, epoch)), '{}')
-         FROM placements) AS placements,
+         FROM placements WHERE changed_in > %(since)s) AS placements,
         (SELECT coalesce(jsonb_object_agg(organization_id, limits), '{}')
-         FROM tenants JOIN placements USING (organization_id) WHERE limits <> '{}') AS limits,
+         FROM tenants JOIN placements USING (organization_id)
+         WHERE changed_in > %(since)s AND limits <> '{}') AS limits,
         (SELECT coalesce(jsonb_agg(source ORDER BY source), '[]') FROM (
             SELECT source FROM moves
             WHERE decision = 'commit' AND decided_at > now() - interval '1 day'
-            GROUP BY source HAVING count(*) > %s) many) AS evacuating
+            GROUP BY source HAVING count(*) > %(many)s) many) AS evacuating
     FROM routing_version
     """
 
-    async def routing_table(self) -> RoutingTable:
+    async def routing_change(self, since: int) -> RoutingChange:
+        """What changed after that version; since 0: everything."""
+        values = {"since": since, "many": REPOINTED_ALWAYS}
         async with self.transaction() as tx:
-            row = await (await tx.execute(self.ROUTING_TABLE, (REPOINTED_ALWAYS,))).fetchone()
+            row = await (await tx.execute(self.ROUTING_CHANGE, values)).fetchone()
         assert row is not None
-        return RoutingTable(
+        return RoutingChange(
             version=row["version"],
+            mark=row["mark"],
+            since=since,
             cells={
                 CellName(name): CellAddress(address=address)
                 for name, address in sorted(row["cells"].items())
             },
             tenants={
                 OrganizationId(tenant): Placement(cell=CellName(cell), epoch=Epoch(epoch))
-                for tenant, (cell, epoch) in sorted(row["placements"].items())
+                for tenant, (cell, epoch) in row["placements"].items()
             },
             limits=msgspec.convert(row["limits"], dict[OrganizationId, TenantLimits]),
             evacuating=tuple(map(CellName, row["evacuating"])),
         )
+
+    async def routing_table(self) -> RoutingTable:
+        return (await self.routing_change(0)).applied_to(None)
 
     RAISE_VERSION: LiteralString = "UPDATE routing_version SET version = version + 1"
 
@@ -292,7 +302,6 @@ class Catalog:
                 return False
             await tx.execute(self.PLACE_TENANT, (tenant.organization_id, tenant.first_cell, epoch))
             await tx.execute(self.CONFIRM_KEY, (tenant.organization_id, key_id))
-            await tx.execute(self.RAISE_VERSION)
             await audit(tx, actor, "tenant.create", tenant.slug, {"cell": tenant.first_cell})
         return True
 
@@ -322,7 +331,6 @@ class Catalog:
         async with self.transaction() as tx:
             if (await tx.execute(self.LIMIT_TENANT, (Jsonb(values), slug))).rowcount == 0:
                 raise NotFound(f"there is no tenant {slug!r}", parameter="tenant")
-            await tx.execute(self.RAISE_VERSION)
             await audit(tx, actor, "tenant.limit", slug, values)
 
     TENANTS_ON: LiteralString = """
@@ -362,7 +370,6 @@ class Catalog:
             raise PlacementChanged(
                 f"tenant {organization_id} is not on {expected.cell} at epoch {expected.epoch}"
             )
-        await tx.execute(self.RAISE_VERSION)
 
     # Keys ---------------------------------------------------------------------------------------
 

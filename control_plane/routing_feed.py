@@ -1,17 +1,23 @@
-"""The current routing table, encoded once per version, and the waiting for a newer one.
+"""The current routing table, what changed lately, and the waiting for something newer.
 
 Routers long-poll it. A change made by this process is announced at once (`refresh`), one made by
 another process within REREAD_S. While the catalog is away the last table is served on.
+The catalog is asked for what changed, and so are routers told, where the version they have is known
+here; else they get the whole table.
 """
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
 
 import msgspec
 
 from control_plane.catalog import Catalog
 from control_plane.errors import CatalogUnavailable
+from control_plane.routing import RoutingChange, RoutingTable
 
 REREAD_S = 0.5
 """How often the catalog's version is read for changes made by others."""
@@ -19,21 +25,44 @@ WAIT_MS_MAX = 30_000
 """A long poll ends after this, whatever its caller asked for."""
 WAITERS_MAX = 256
 """Long polls at a time; a platform has a few routers."""
+CHANGES_MAX = 256
+"""A router that missed more of them gets the whole table."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedTable:
+class Known:
+    """What a router has."""
+
+    version: int
+    """0: nothing."""
+    mark: str = ""
+    """Of that version; without, only a whole table can be told from what it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
     version: int
     content: bytes
-    """The table as JSON."""
+    """A whole table, or a RoutingChange from the version known, as JSON."""
+
+
+class _Step(NamedTuple):
+    """A change, and the mark of the version that it is made for."""
+
+    mark: str
+    change: RoutingChange
 
 
 class RoutingFeed:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._current: EncodedTable | None = None
+        self._table: RoutingTable | None = None
+        self._whole: News | None = None
+        """The table encoded; made when it is asked for."""
+        self._steps: deque[_Step] = deque(maxlen=CHANGES_MAX)
+        """The last ones, each made for what the one before makes."""
         self._changed = asyncio.Event()
         self._closed = False
         self._waiters = 0
@@ -41,18 +70,21 @@ class RoutingFeed:
     @property
     def version(self) -> int | None:
         """None until the catalog was read once."""
-        return self._current.version if self._current else None
+        return self._table.version if self._table else None
 
     async def refresh(self) -> None:
-        """Reads the catalog's version and, if it is newer, the table; wakes all who wait."""
+        """Reads the catalog's version and, if it is newer, what changed; wakes all who wait."""
         version = await self._catalog.routing_version()
-        if self._current is not None and version <= self._current.version:
+        before = self._table
+        if before is not None and version <= before.version:
             return
-        table = await self._catalog.routing_table()
-        # Again, because another refresh may have stored a newer table while this one was read.
-        if self._current is None or table.version > self._current.version:
-            content = msgspec.json.encode(table)
-            self._current = EncodedTable(version=table.version, content=content)
+        change = await self._catalog.routing_change(before.version if before else 0)
+        # Another refresh may have been first: then this change is made for a table of the past.
+        if self._table is before:
+            self._table = change.applied_to(before)
+            self._whole = None
+            if before is not None:
+                self._steps.append(_Step(before.mark, change))
             self._announce()
 
     async def watch(self) -> None:
@@ -69,8 +101,8 @@ class RoutingFeed:
                 away = True
             await asyncio.sleep(REREAD_S)
 
-    async def newer(self, after: int, wait_s: float) -> EncodedTable | None:
-        """A table of a version above `after`, as soon as there is one; None after `wait_s`.
+    async def newer(self, known: Known, wait_s: float) -> News | None:
+        """What is above the version known, as soon as there is something; None after `wait_s`.
 
         Returns None at once when the process is stopping, when too many wait already, and, with
         nothing loaded, raises CatalogUnavailable after `wait_s`.
@@ -83,15 +115,27 @@ class RoutingFeed:
             while True:
                 # Taken before the comparison: a change in between then sets this very event.
                 changed = self._changed
-                if self._current is not None and self._current.version > after:
-                    return self._current
+                if self._table is not None and self._table.version > known.version:
+                    return self._news(self._table, known)
                 if self._closed or not await _is_set(changed, deadline):
                     break
         finally:
             self._waiters -= 1
-        if self._current is None:
+        if self._table is None:
             raise CatalogUnavailable("the routing table was not loaded yet")
         return None
+
+    def _news(self, table: RoutingTable, known: Known) -> News:
+        steps = list(self._steps)
+        for place, (mark, change) in enumerate(steps):
+            if (change.since, mark) == (known.version, known.mark):
+                changes = (step.change for step in steps[place:])
+                told = reduce(RoutingChange.followed_by, changes)
+                return News(version=told.version, content=msgspec.json.encode(told))
+        if self._whole is None:
+            content = msgspec.json.encode(table)
+            self._whole = News(version=table.version, content=content)
+        return self._whole
 
     def close(self) -> None:
         """Ends every long poll now, and every later one at once."""

@@ -8,6 +8,7 @@ the tenant may have been created meanwhile.
 
 import logging
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from control_plane.routing import (
@@ -32,9 +33,14 @@ NO_LIMITS: Final = TenantLimits()
 
 
 def refusal_of(
-    current: RoutingTable | None, candidate: RoutingTable, repointed_percent_max: int
+    current: RoutingTable | None,
+    candidate: RoutingTable,
+    repointed_percent_max: int,
+    changed: AbstractSet[OrganizationId] | None = None,
 ) -> str | None:
     """Why the candidate must not replace the current table; None if it may.
+
+    `changed`: no other tenants differ; None: any may.
 
     A control plane restored from an older backup would send tenants back to cells they have left;
     so neither the version nor any tenant's epoch may go down. Moves go tenant by tenant: a table
@@ -45,16 +51,23 @@ def refusal_of(
             Address.parse(described.address)
         except ValueError as exc:
             return f"cell {cell}: {exc}"
-    unknown = {placement.cell for placement in candidate.tenants.values()} - candidate.cells.keys()
+    placed, cells = candidate.tenants, candidate.cells
+    seen = placed.values() if changed is None else map(placed.__getitem__, changed)
+    unknown = {placement.cell for placement in seen} - cells.keys()
+    if current is not None and changed is not None and current.cells.keys() - cells.keys():
+        # Tenants that did not change are on one of them, or they would not be left.
+        unknown |= {placement.cell for placement in placed.values()} - cells.keys()
     if unknown:
         return f"tenants are placed on {min(unknown)}, which the table does not know"
     if current is None:
         return None
     if candidate.version < current.version:
         return f"version {candidate.version} is lower than {current.version}"
-    placed, repointed = candidate.tenants, 0
-    for tenant, before in current.tenants.items():
-        now = placed.get(tenant)
+    repointed = 0
+    for tenant in current.tenants.keys() if changed is None else changed:
+        before, now = current.tenants.get(tenant), placed.get(tenant)
+        if before is None:
+            continue
         if now is not None and now.epoch < before.epoch:
             return f"epoch {now.epoch} of tenant {tenant} is lower than {before.epoch}"
         if (now is None or now.cell != before.cell) and before.cell not in candidate.evacuating:
@@ -102,6 +115,11 @@ class Routes:
         """Of addresses no longer in the table, until their last request is done."""
         self.is_fresh = False
         """Kept by the follower: the control plane answered lately."""
+
+    @property
+    def table(self) -> RoutingTable | None:
+        """None while there is none."""
+        return self._table
 
     @property
     def version(self) -> int | None:
@@ -166,14 +184,37 @@ class Routes:
                 traffic.limit(limits, self._settings.tenant_in_flight_max)
         return traffic
 
-    def adopt(self, candidate: RoutingTable) -> str | None:
-        """Replace the table; or return why it is refused, and keep the one there is."""
-        refusal = refusal_of(self._table, candidate, self._settings.repointed_percent_max)
+    def adopt(
+        self, candidate: RoutingTable, changed: AbstractSet[OrganizationId] | None = None
+    ) -> str | None:
+        """Replace the table; or return why it is refused, and keep the one there is.
+
+        `changed`: the tenants whose placements or limits may differ; None: any may.
+        """
+        percent_max = self._settings.repointed_percent_max
+        refusal = refusal_of(self._table, candidate, percent_max, changed)
         if refusal is not None:
             return refusal
         before, self._table = self._table, candidate
+        is_same = self._replace_pools(candidate)
+        if changed is None or not is_same:
+            self._routes = {}
+        else:
+            for tenant in changed:
+                self._routes.pop(tenant, None)
+        if before is not None:
+            self._apply_limits(before, candidate, changed)
+        log.info(
+            "routing table adopted",
+            extra={"version": candidate.version, "tenants": len(candidate.tenants)},
+        )
+        self._adopted()
+        return None
+
+    def _replace_pools(self, table: RoutingTable) -> bool:
+        """Those of cells that are new or have moved; whether there were none."""
         pools: dict[CellName, CellPool] = {}
-        for cell, described in candidate.cells.items():
+        for cell, described in table.cells.items():
             address = Address.parse(described.address)
             pool = self._pools.get(cell)
             keep = pool is not None and pool.address == address
@@ -182,20 +223,21 @@ class Routes:
             if pools.get(cell) is not pool:
                 pool.close()
                 self._retired.append(pool)
+        is_same = pools == self._pools
         self._pools = pools
-        self._routes = {}
-        if before is not None and before.limits != candidate.limits:
-            self._apply_limits(candidate)
-        log.info(
-            "routing table adopted",
-            extra={"version": candidate.version, "tenants": len(candidate.tenants)},
-        )
-        self._adopted()
-        return None
+        return is_same
 
-    def _apply_limits(self, table: RoutingTable) -> None:
+    def _apply_limits(
+        self,
+        before: RoutingTable,
+        table: RoutingTable,
+        changed: AbstractSet[OrganizationId] | None,
+    ) -> None:
         """Also to requests under way. Tenants gone from the table are forgotten."""
-        self._traffic = {t: traffic for t, traffic in self._traffic.items() if t in table.tenants}
-        for tenant, traffic in self._traffic.items():
+        if changed is None:
+            traffic = self._traffic.items()
+            self._traffic = {t: each for t, each in traffic if t in table.tenants}
+        for tenant in self._traffic.keys() if changed is None else changed & self._traffic.keys():
             limits = table.limits.get(tenant, NO_LIMITS)
-            traffic.limit(limits, self._settings.tenant_in_flight_max)
+            if limits != before.limits.get(tenant, NO_LIMITS):
+                self._traffic[tenant].limit(limits, self._settings.tenant_in_flight_max)

@@ -16,7 +16,7 @@ import msgspec
 from router.errors import RouterError
 from router.routing_table import Routes
 from router.settings import Settings
-from router.table_file import TableFile, parse_table
+from router.table_file import TableFile, parse_change
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,10 @@ class TableFollower:
         """When the control plane last answered usefully, on the loop's clock."""
         self._working = False
         """The last poll worked."""
-        self._unstored: bytes | None = None
-        """The table adopted last, until it is on its way to the disk."""
+        self._whole: bytes | None = None
+        """The whole table adopted last, until it is on its way to the disk."""
+        self._changes: list[bytes] = []
+        """Adopted after it, likewise."""
         self._storing: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._refreshed_s = float("-inf")
@@ -118,8 +120,11 @@ class TableFollower:
 
         Raises httpx.HTTPError, msgspec.MsgspecError, PollFailed.
         """
-        after = self._routes.version
-        params = {"wait_ms": wait_ms} | ({} if after is None else {"after": after})
+        known = self._routes.table
+        after = None if known is None else known.version
+        params: dict[str, int | str] = {"wait_ms": wait_ms}
+        if known is not None:
+            params |= {"after": known.version, "mark": known.mark}
         answer = await self._client.get("/v1/routing-table", params=params)
         is_news = False
         if answer.status_code == 200:
@@ -131,15 +136,21 @@ class TableFollower:
         return is_news
 
     def _adopt(self, body: bytes, after: int | None) -> bool:
-        table, version = parse_table(body), self._routes.version
-        if after is not None and version is not None and after <= table.version <= version:
+        change, table = parse_change(body), self._routes.table
+        if after is not None and table is not None and after <= change.version <= table.version:
             # A refresh overtook the poll that was held, or the other way round.
             return False
-        refusal = self._routes.adopt(table)
+        if change.since and (table is None or change.since > table.version):
+            raise PollFailed(f"what changed since version {change.since} is for another table")
+        adopted = change.applied_to(table)
+        refusal = self._routes.adopt(adopted, change.tenants.keys() if change.since else None)
         if refusal is not None:
             raise PollFailed(f"routing table refused: {refusal}")
         # The next poll begins at once: the next move's news must not wait for the disk.
-        self._unstored = body
+        if change.since:
+            self._changes.append(body)
+        else:
+            self._whole, self._changes = body, []
         if self._storing is None:
             self._storing = asyncio.create_task(self._store(), name="store routing table")
         return True
@@ -152,11 +163,15 @@ class TableFollower:
         self.sweep()
 
     async def _store(self) -> None:
-        """Until the newest table is on disk; of those adopted meanwhile only the last matters."""
+        """Until the disk copy is the table in memory."""
         try:
-            while (body := self._unstored) is not None:
-                self._unstored = None
-                await asyncio.to_thread(self._file.store, body)
+            while self._whole is not None or self._changes:
+                whole, changes = self._whole, self._changes
+                self._whole, self._changes = None, []
+                if whole is None and not self._file.is_appendable:
+                    # The table in memory has these changes in it.
+                    whole, changes = msgspec.json.encode(self._routes.table), []
+                await asyncio.to_thread(self._file.store, whole, changes)
         except OSError as exc:
             # Served from memory all the same; only a restart while the control plane is away
             # would have to make do with the older copy.

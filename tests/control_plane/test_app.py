@@ -237,6 +237,18 @@ async def test_a_poll_answers_304_after_its_wait_and_at_once_on_a_change(
     assert created["organization_id"] in table["tenants"]
 
 
+async def test_a_router_is_told_what_changed_since(api: httpx.AsyncClient) -> None:
+    await create(api, "acme")
+    whole = (await api.get("/v1/routing-table", headers=ROUTER)).json()
+    created = await create(api, "globex")
+    known = f"after={whole['version']}&mark={whole['mark']}"
+    news = (await api.get(f"/v1/routing-table?{known}", headers=ROUTER)).json()
+    assert (news["since"], news["version"]) == (whole["version"], whole["version"] + 1)
+    assert list(news["tenants"]) == [created["organization_id"]]
+    without_mark = await api.get(f"/v1/routing-table?after={whole['version']}", headers=ROUTER)
+    assert len(without_mark.json()["tenants"]) == 2
+
+
 async def test_the_status(api: httpx.AsyncClient, plane: ControlPlane, small_cell: Any) -> None:
     await plane.fleet.router.observe()
     await create(api, "acme", cell="cell-b")

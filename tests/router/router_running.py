@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from control_plane.routing import RoutingTable
+from control_plane.routing import RoutingChange, RoutingTable
 from router.app import Router
 from router.settings import Address, Settings
 
@@ -77,9 +77,10 @@ class ControlPlane:
     """Speaks the routing table's long poll, as the real one does."""
 
     def __init__(self) -> None:
-        self.table: RoutingTable | None = None
+        self.table: RoutingTable | RoutingChange | None = None
         self.polls = 0
         self.asked_after: list[str | None] = []
+        self.asked_marks: list[str | None] = []
         self.ignores_after = False
         """Offers its table whatever the router has: a control plane restored from a backup."""
         self.holds_news = False
@@ -92,6 +93,7 @@ class ControlPlane:
             return Response(status_code=401)
         self.polls += 1
         self.asked_after.append(request.query_params.get("after"))
+        self.asked_marks.append(request.query_params.get("mark"))
         after = int(request.query_params.get("after", "0"))
         wait_ms = int(request.query_params.get("wait_ms", "0"))
         end = time.monotonic() + wait_ms / 1000

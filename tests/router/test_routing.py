@@ -14,10 +14,17 @@ from router_cells import EchoCell, serving
 from router_clients import Client, basic, request
 from router_running import RunningRouter, await_endings, table, wait_until
 
-from control_plane.routing import RoutingTable
+from control_plane.routing import (
+    CellName,
+    OrganizationId,
+    RoutingChange,
+    RoutingTable,
+    TenantLimits,
+)
 from router.credentials import organization_of
 from router.errors import InvalidCredentials
 from router.routing_table import refusal_of
+from router.table_file import TableFile
 
 
 def encoded(text: str | bytes) -> str:
@@ -265,6 +272,87 @@ def test_wrong_token_and_nonsense_change_nothing(platform: Platform) -> None:
     router = platform.router(ready=False, token="wrong")
     wait_until(lambda: router.metric('cloister_router_polls_total{outcome="failed"}'), "refusal")
     assert platform.client(router).ask(request()).code == "no_routing_table"
+
+
+# -- what changed since
+
+
+def changed(
+    since: RoutingTable, placed: dict[str, tuple[str, int]], **more: object
+) -> RoutingChange:
+    """The next version, in which these tenants are placed anew."""
+    part = table(since.version + 1, placed, {})
+    change = RoutingChange(
+        version=part.version, cells=since.cells, tenants=part.tenants, since=since.version
+    )
+    return msgspec.structs.replace(change, **more)
+
+
+def test_a_change_is_judged_as_the_table_it_makes() -> None:
+    before = many(1, 0)
+    for placed, words in (
+        ({"1": ("b", 2)}, None),
+        ({"new": ("b", 1)}, None),
+        ({"1": ("a", 0)}, "epoch 0 of tenant 1 is lower"),
+        ({"1": ("c", 2)}, "placed on c"),
+        ({str(i): ("b", 2) for i in range(26)}, "re-pointed"),
+    ):
+        change = changed(before, placed)
+        refusal = refusal_of(before, change.applied_to(before), 25, change.tenants.keys())
+        assert (refusal is None) if words is None else (words in (refusal or ""))
+    away = changed(before, {}, cells={CellName("b"): before.cells[CellName("b")]})
+    refusal = refusal_of(before, away.applied_to(before), 25, away.tenants.keys())
+    assert refusal is not None
+    assert "placed on a" in refusal
+
+
+def test_changes_are_followed_and_kept_on_disk(platform: Platform, tmp_path: Path) -> None:
+    (_, port_a), (_, port_b) = platform.echo_cell("cell-a"), platform.echo_cell("cell-b")
+    names = ("tenant-a", "tenant-b")
+    cells: dict[str, int | str] = {"cell-a": port_a, "cell-b": port_b}
+    first = table(1, {name: ("cell-a", 1) for name in names}, cells)
+    platform.control.table, file = first, tmp_path / "table"
+    router = platform.router(table_file=file)
+    client = platform.client(router)
+    kept = router.router.routes.route_of(OrganizationId("tenant-b"))
+    moved = changed(first, {"tenant-a": ("cell-b", 2)}, mark="drawn")
+    platform.control.table = moved
+    wait_until(lambda: router.router.routes.version == 2, "the change")
+    assert client.ask(request(tenant="tenant-a")).json["cell"] == "cell-b"
+    assert client.ask(request(tenant="tenant-b")).json["cell"] == "cell-a"
+    assert router.router.routes.route_of(OrganizationId("tenant-b")) is kept
+    limits = {OrganizationId("tenant-b"): TenantLimits(in_flight=7)}
+    limited = changed(moved.applied_to(first), {"tenant-b": ("cell-a", 1)}, limits=limits)
+    platform.control.table = limited
+    wait_until(lambda: router.router.routes.version == 3, "the limits")
+    assert router.router.routes.route_of(OrganizationId("tenant-b")).traffic.in_flight_max == 7
+    stored = TableFile(file)
+    wait_until(lambda: (found := stored.load()[0]) and found.version == 3, "the disk copy")
+    router.stop()
+    again = platform.router(ready=False, table_file=file, control_url="http://127.0.0.1:1")
+    client = platform.client(again)
+    assert client.ask(request(tenant="tenant-a")).json["cell"] == "cell-b"
+    assert again.router.routes.table == limited.applied_to(moved.applied_to(first))
+
+
+def test_a_router_says_what_it_has(platform: Platform) -> None:
+    platform.route_all_to(platform.echo_cell()[1])
+    marked = msgspec.structs.replace(platform.control.table, mark="drawn")
+    platform.control.table = marked
+    platform.router()
+    wait_until(lambda: len(platform.control.asked_after) > 1, "the poll after the table")
+    assert platform.control.asked_after[1] == "1"
+    assert platform.control.asked_marks[:2] == [None, "drawn"]
+
+
+def test_a_change_of_another_table_is_refused(platform: Platform) -> None:
+    _, port = platform.echo_cell()
+    platform.route_all_to(port)
+    router = platform.router()
+    ahead = table(5, {"tenant-a": ("cell-a", 1)}, {"cell-a": port})
+    platform.control.table = changed(ahead, {"tenant-a": ("cell-a", 2)})
+    wait_until(lambda: router.metric('cloister_router_polls_total{outcome="failed"}'), "refusal")
+    assert router.router.routes.version == 1
 
 
 # -- from disk

@@ -10,7 +10,14 @@ import msgspec
 import pytest
 from router_running import table
 
-from router.table_file import TableFile, TableFileDamaged, decode_table, encode_table
+from control_plane.routing import RoutingChange
+from router.table_file import (
+    CHANGES_MAX,
+    TableFile,
+    TableFileDamaged,
+    decode_table,
+    encode_table,
+)
 
 
 def body(version: int) -> bytes:
@@ -33,9 +40,9 @@ def test_nothing_there(file: TableFile) -> None:
 
 def test_stored_is_loaded_and_the_copy_before_kept(file: TableFile) -> None:
     for number in (1, 2, 3):
-        file.store(body(number))
+        file.store(body(number), [])
         assert version(file) == number
-    assert decode_table(file.previous.read_bytes()).version == 2
+    assert decode_table(file.previous.read_bytes())[0].version == 2
     assert {path.name for path in file.path.parent.iterdir()} == {"table", "table.previous"}
     for path in (file.path, file.previous):
         assert path.stat().st_mode & 0o777 == 0o600
@@ -45,8 +52,7 @@ def test_stored_is_loaded_and_the_copy_before_kept(file: TableFile) -> None:
     "damage",
     [
         lambda content: b"",
-        lambda content: content[:-1],
-        lambda content: content + b" ",
+        lambda content: content[:-2],
         lambda content: content.replace(b'"a"', b'"b"'),
         lambda content: content.replace(b"sha256=", b"sha512="),
         lambda content: content.replace(b"\n", b" "),
@@ -56,8 +62,8 @@ def test_stored_is_loaded_and_the_copy_before_kept(file: TableFile) -> None:
     ],
 )
 def test_damaged_copy_is_passed_over_with_a_complaint(file: TableFile, damage: object) -> None:
-    file.store(body(1))
-    file.store(body(2))
+    file.store(body(1), [])
+    file.store(body(2), [])
     assert callable(damage)
     file.path.write_bytes(damage(file.path.read_bytes()))
     loaded, complaints = file.load()
@@ -69,26 +75,94 @@ def test_damaged_copy_is_passed_over_with_a_complaint(file: TableFile, damage: o
 
 
 def test_lost_copy_falls_back(file: TableFile) -> None:
-    file.store(body(1))
-    file.store(body(2))
+    file.store(body(1), [])
+    file.store(body(2), [])
     file.path.unlink()
     assert version(file) == 1
 
 
 def test_remains_of_a_crash_are_in_nobodys_way(file: TableFile) -> None:
-    file.store(body(1))
+    file.store(body(1), [])
     for name in ("table.new", "table.link"):
         (file.path.parent / name).write_bytes(b"half")
     assert version(file) == 1
-    file.store(body(2))
+    file.store(body(2), [])
     assert version(file) == 2
 
 
 def test_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=os.strerror(2)):
-        TableFile(tmp_path / "absent" / "table").store(body(1))
+        TableFile(tmp_path / "absent" / "table").store(body(1), [])
 
 
 def test_decode_names_the_damage() -> None:
     with pytest.raises(TableFileDamaged, match="checksum"):
-        decode_table(encode_table(body(1)) + b" ")
+        decode_table(encode_table(body(1)).replace(b'"a"', b'"b"'))
+
+
+# -- changes
+
+
+def change(since: int, epoch: int) -> bytes:
+    """Tenant t, of which nothing else changes, gets the epoch."""
+    whole = table(since + 1, {"t": ("a", epoch)}, {"a": 1})
+    told = RoutingChange(
+        version=whole.version, cells=whole.cells, tenants=whole.tenants, since=since
+    )
+    return msgspec.json.encode(told)
+
+
+def test_changes_are_added_to_the_table(file: TableFile) -> None:
+    assert not file.is_appendable
+    file.store(body(1), [change(1, 2)])
+    before = file.path.read_bytes()
+    assert file.is_appendable
+    file.store(None, [change(2, 3), change(3, 4)])
+    assert file.path.read_bytes().startswith(before)
+    loaded, complaints = file.load()
+    assert loaded == table(4, {"t": ("a", 4)}, {"a": 1})
+    assert complaints == []
+
+
+def test_a_change_cut_short_costs_itself_only(file: TableFile) -> None:
+    file.store(body(1), [change(1, 2), change(2, 3)])
+    whole = file.path.read_bytes()
+    last_line = whole.rindex(b"\n", 0, -1) + 1
+    for size in range(last_line + 1, len(whole) - 1):
+        file.path.write_bytes(whole[:size])
+        loaded, complaints = file.load()
+        assert loaded == table(2, {"t": ("a", 2)}, {"a": 1})
+        assert len(complaints) == 1
+    file.path.write_bytes(whole[:last_line])
+    assert file.load() == (table(2, {"t": ("a", 2)}, {"a": 1}), [])
+
+
+def test_nothing_is_added_to_what_another_process_wrote(file: TableFile) -> None:
+    """Its last line may be cut short."""
+    file.store(body(1), [])
+    again = TableFile(file.path)
+    again.load()
+    assert not again.is_appendable
+
+
+def test_nothing_is_added_after_a_failure(file: TableFile) -> None:
+    file.store(body(1), [])
+    file.path.unlink()
+    with pytest.raises(OSError, match=os.strerror(2)):
+        file.store(None, [change(1, 2)])
+    assert not file.is_appendable
+    file.store(body(3), [])
+    assert file.is_appendable
+
+
+def test_after_many_changes_the_table_is_due_to_be_written_anew(file: TableFile) -> None:
+    file.store(body(1), [change(number, number + 1) for number in range(1, CHANGES_MAX)])
+    assert file.is_appendable
+    file.store(None, [change(CHANGES_MAX, CHANGES_MAX + 1)])
+    assert not file.is_appendable
+    assert version(file) == CHANGES_MAX + 1
+
+
+def test_a_table_in_many_lines_is_stored_in_one(file: TableFile) -> None:
+    file.store(msgspec.json.format(body(1), indent=2), [change(1, 2)])
+    assert version(file) == 2
