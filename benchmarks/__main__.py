@@ -18,9 +18,11 @@ from benchmarks.engine import run_engine_benchmark
 from benchmarks.errors import BenchmarkError, Skipped
 from benchmarks.lists import run_lists
 from benchmarks.move import run_moves
+from benchmarks.overload import run_overload
 from benchmarks.report import Progress, Report, store
 from benchmarks.rounds import Effort
 from benchmarks.router import run_router
+from benchmarks.routing import run_routing
 from benchmarks.table import fill_readme, render, unmet
 from benchmarks.time_travel import run_time
 from infra.errors import InfraError
@@ -30,9 +32,11 @@ class Name(StrEnum):
     ENGINE = "engine"
     API = "api"
     ROUTER = "router"
+    ROUTING = "routing"
     TIME = "time"
     LISTS = "lists"
     MOVE = "move"
+    OVERLOAD = "overload"
     ALL = "all"
 
 
@@ -44,9 +48,11 @@ BENCHMARKS: Final[dict[Name, Benchmark]] = {
     Name.ENGINE: run_engine_benchmark,
     Name.API: run_api,
     Name.ROUTER: run_router,
+    Name.ROUTING: run_routing,
     Name.TIME: run_time,
     Name.LISTS: run_lists,
     Name.MOVE: run_moves,
+    Name.OVERLOAD: run_overload,
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True, highlight=False)

@@ -43,6 +43,8 @@ LATE_S: Final = 0.005
 PATTERN_LENGTH: Final = 1_000
 """Length of the shuffled sequence of kinds which a mix repeats: shares are exact to 0.1 %."""
 START_S_MAX: Final = 30.0
+REFUSALS: Final = (429, 503)
+"""Statuses that say that a limit was met, and nothing was done."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +73,9 @@ class KindResult(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     """Answers per second."""
     latency: Latency
+    """Of the expected answers."""
+    refusal_latency: Latency
+    """Of those that say that a limit was met."""
     unexpected: int
     """Answers with another status than the kind expects."""
     statuses: dict[str, int]
@@ -101,7 +106,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def refused(self) -> int:
         """Answers that say that a limit was met."""
-        return sum(kind.statuses.get(each, 0) for kind in self.kinds for each in ("429", "503"))
+        return sum(kind.statuses.get(str(each), 0) for kind in self.kinds for each in REFUSALS)
 
 
 def run_load(load: Load) -> LoadResult:
@@ -133,6 +138,7 @@ class Tally:
         "longest_gap_s",
         "lost",
         "next_request",
+        "refusal_latencies",
         "statuses",
         "succeeded_s",
     )
@@ -140,6 +146,7 @@ class Tally:
     def __init__(self, kind: Kind) -> None:
         self.next_request: Callable[[], bytes] = generator(kind)
         self.latencies = array("d")
+        self.refusal_latencies = array("d")
         self.statuses: Counter[int] = Counter()
         self.answered = 0
         self.lost = 0
@@ -155,6 +162,13 @@ class Tally:
         if self.succeeded_s is not None and now_s - self.succeeded_s > self.longest_gap_s:
             self.longest_gap_s = now_s - self.succeeded_s
         self.succeeded_s = now_s
+
+    def time(self, status: int, took_s: float) -> None:
+        """Of an answer within the measured time."""
+        if status == self.expected:
+            self.latencies.append(took_s)
+        elif status in REFUSALS:
+            self.refusal_latencies.append(took_s)
 
 
 class Generator:
@@ -305,7 +319,7 @@ class ClosedLoop(Generator):
         tally.count(status, now)
         if self.begin <= now < self.end:
             tally.answered += 1
-            tally.latencies.append(now - connection.intended)
+            tally.time(status, now - connection.intended)
         if self.stopped:
             self.settle()
         else:
@@ -358,7 +372,7 @@ class OpenLoop(Generator):
         tally.count(status, now)
         tally.answered += self.begin <= now < self.end
         if self.begin <= connection.intended < self.end:
-            tally.latencies.append(now - connection.intended)
+            tally.time(status, now - connection.intended)
         self.available(connection)
         if self.stopped:
             self.settle()
@@ -444,6 +458,7 @@ def kind_result(kind: Kind, tally: Tally, seconds: float) -> KindResult:
         answered=tally.answered,
         rate=tally.answered / seconds,
         latency=latency(tally.latencies),
+        refusal_latency=latency(tally.refusal_latencies),
         unexpected=total - tally.statuses[kind.expect],
         statuses={str(status): count for status, count in sorted(tally.statuses.items())},
         lost=tally.lost,

@@ -18,12 +18,10 @@ from benchmarks.books import Books, make_books, write_kind
 from benchmarks.http_load import Load, LoadResult, run_load
 from benchmarks.http_requests import Kind, OneOf, Text, get
 from benchmarks.machine import examine_machine
-from benchmarks.platform_process import CELL, Platform, running_platform
+from benchmarks.platform_process import CELL, Platform, running_platform, superuser_dsn
 from benchmarks.report import Check, Progress, Report, Table, now_utc
 from benchmarks.rounds import Effort
-from infra.local.binaries import find_binaries
 from infra.local.plan import CELL_DATABASE
-from infra.local.postgres import SUPERUSER, Postgres, ensure_passwords
 
 ENTRIES: Final = 5_000_000
 ENTRIES_QUICK: Final = 50_000
@@ -96,10 +94,7 @@ def run_lists(progress: Progress, effort: Effort) -> Report:
 
 def cell_dsn(directory: Path) -> str:
     """Of the superuser, in the cell's database."""
-    home = directory / "data" / "cells" / CELL
-    postgres = Postgres(name=CELL, directory=home, binaries=find_binaries())
-    postgres.passwords = ensure_passwords(home / "passwords.json", (SUPERUSER,))
-    return postgres.superuser_dsn(CELL_DATABASE)
+    return superuser_dsn(CELL, directory / "data" / "cells" / CELL, CELL_DATABASE)
 
 
 def fill(dsn: str, platform: Platform, books: Books, entries: int, progress: Progress) -> None:

@@ -93,7 +93,7 @@ def run_moves(progress: Progress, effort: Effort) -> Report:
         neighbour = make_books(platform)
         for size in sizes:
             progress(f"a tenant of {size:,} transactions")
-            tenant = create_tenant(platform, f"moves-{size}")
+            tenant = platform.create_tenant(f"moves-{size}")
             books = make_books(platform, tenant)
             fill(platform, books, size)
             progress(f"{size:,} transactions: COPY to COPY")
@@ -115,11 +115,6 @@ def run_moves(progress: Progress, effort: Effort) -> Report:
         checks=checks_of(runs, piped),
         runs=[msgspec.to_builtins(run) for run in runs],
     )
-
-
-def create_tenant(platform: Platform, slug: str) -> Tenant:
-    text = cloister(platform.environment, "tenants", "create", slug, "--cell", CELLS[0], "--json")
-    return msgspec.json.decode(text, type=Tenant)
 
 
 def fill(platform: Platform, books: Books, transactions: int) -> None:

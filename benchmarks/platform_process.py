@@ -20,6 +20,8 @@ import msgspec
 
 from benchmarks.errors import NotReady, Wrong
 from benchmarks.server_process import PROBE_S_MAX, Server, free_address, process_tree
+from infra.local.binaries import find_binaries
+from infra.local.postgres import SUPERUSER, Postgres, ensure_passwords
 
 CELL: Final = "cell-a"
 TENANT: Final = "bench"
@@ -53,6 +55,8 @@ class CellAddresses(msgspec.Struct, frozen=True):
 class Ready(msgspec.Struct, frozen=True):
     """Of what `cloister up --json` prints once everything serves."""
 
+    router_operator: str
+    """URL of the router's metrics."""
     cells: list[CellAddresses]
 
 
@@ -91,11 +95,17 @@ class Platform:
     server: Server
     environment: Mapping[str, str]
 
+    router_operator: str
+    """URL of the router's metrics."""
     cell_operator: str
     """URL of the first cell's metrics."""
     control: str
     """URL of the control plane."""
     directory: Path
+
+    def create_tenant(self, slug: str) -> Tenant:
+        """On the cell of the first one."""
+        return create_tenant(self.environment, slug, self.tenant.cell)
 
     def mover_dsn(self, cell: str) -> str:
         """Of the cell's database, for who moves tenants."""
@@ -144,16 +154,28 @@ def running_platform(directory: Path, cells: Sequence[str] = (CELL,)) -> Iterato
     with server:
         ready = server.ready()
         assert ready is not None
-        text = cloister(environment, "tenants", "create", TENANT, "--cell", cells[0], "--json")
         yield Platform(
             router=router,
-            tenant=msgspec.json.decode(text, type=Tenant),
+            tenant=create_tenant(environment, TENANT, cells[0]),
             server=server,
             environment=environment,
+            router_operator=ready.router_operator,
             cell_operator=ready.cells[0].operator,
             control=f"http://{control}",
             directory=directory,
         )
+
+
+def create_tenant(environment: Mapping[str, str], slug: str, cell: str) -> Tenant:
+    text = cloister(environment, "tenants", "create", slug, "--cell", cell, "--json")
+    return msgspec.json.decode(text, type=Tenant)
+
+
+def superuser_dsn(name: str, home: Path, database: str) -> str:
+    """Of one of the platform's instances, by its name and directory."""
+    postgres = Postgres(name=name, directory=home, binaries=find_binaries())
+    postgres.passwords = ensure_passwords(home / "passwords.json", (SUPERUSER,))
+    return postgres.superuser_dsn(database)
 
 
 def counter(metrics: str, name: str) -> int:

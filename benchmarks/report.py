@@ -42,7 +42,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one benchmark; kept as `out/NAME.json`."""
 
     name: str
-    """engine, api, router, time, lists or move."""
+    """As on the command line."""
     quick: bool
     """Short smoke runs: the figures show only that everything works."""
     at: str
