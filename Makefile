@@ -24,9 +24,11 @@ faults: install             ## what kills, cuts and terminates, alone and in ful
 		tests/cell/test_sequencer_poison.py tests/cell/test_cell_beside_naive.py \
 		tests/infra/test_supervisor.py tests/router/test_faults.py \
 		tests/control_plane/test_move_steps.py tests/control_plane/test_move_copy.py \
-		tests/control_plane/test_move_history.py tests/control_plane/test_move_reclaim.py \
+		tests/control_plane/test_move_history.py tests/control_plane/test_move_disk.py \
+		tests/control_plane/test_move_reclaim.py \
 		tests/e2e/test_move.py tests/e2e/test_move_in_flight.py \
 		tests/e2e/test_move_faults.py tests/e2e/test_berka.py
+	CLOISTER_LIST_TRANSACTIONS=500000 $(BIN)/pytest -m "" tests/cell/test_list_plans.py
 
 bench: install              ## every benchmark; writes benchmarks/out/*.json and prints the table
 	$(BIN)/python -m benchmarks

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import DiskFull, LockNotAvailable
 
 from control_plane.errors import CatalogUnavailable
 from control_plane.move.cell_heads import Cell, change_head, read_head
@@ -168,6 +168,12 @@ async def run_move(hands: Hands) -> None:
             view = await _do(hands, view, act)
         except ImportLost:
             view = None
+        except DiskFull as exc:
+            if view.decision is not None:
+                # Who serves is settled; the rest waits for room.
+                raise
+            # Going on would take from the target's tenants what they need to be written to.
+            hands.abort_reason, view = f"a disk is full: {exc}", None
         await hands.reach(f"after {act.name}")
         surprises = 0 if view is not None else surprises + 1
         if surprises == SURPRISES_MAX:
