@@ -150,30 +150,38 @@ class Catalog:
 
     # One statement, so that the version and what it counts are of one snapshot.
     ROUTING_CHANGE: LiteralString = """
-    SELECT version, mark::text AS mark,
+    WITH known AS (
+        SELECT coalesce(max(version), 0) AS since FROM routing_marks
+        WHERE version = %(version)s AND mark::text = %(mark)s
+    )
+    SELECT version, mark::text AS mark, since,
         (SELECT coalesce(jsonb_object_agg(name, api_address), '{}') FROM cells) AS cells,
         (SELECT coalesce(jsonb_object_agg(organization_id, jsonb_build_array(cell, epoch)), '{}')
-         FROM placements WHERE changed_in > %(since)s) AS placements,
+         FROM placements WHERE changed_in > since) AS placements,
         (SELECT coalesce(jsonb_object_agg(organization_id, limits), '{}')
          FROM tenants JOIN placements USING (organization_id)
-         WHERE changed_in > %(since)s AND limits <> '{}') AS limits,
+         WHERE changed_in > since AND limits <> '{}') AS limits,
         (SELECT coalesce(jsonb_agg(source ORDER BY source), '[]') FROM (
             SELECT source FROM moves
             WHERE decision = 'commit' AND decided_at > now() - interval '1 day'
             GROUP BY source HAVING count(*) > %(many)s) many) AS evacuating
-    FROM routing_version
+    FROM routing_version, known
     """
 
-    async def routing_change(self, since: int) -> RoutingChange:
-        """What changed after that version; since 0: everything."""
-        values = {"since": since, "many": REPOINTED_ALWAYS}
+    async def routing_change(self, known: RoutingTable | None) -> RoutingChange:
+        """What changed since the table known; everything, where that is of another history."""
+        values = {
+            "version": known.version if known else 0,
+            "mark": known.mark if known else "",
+            "many": REPOINTED_ALWAYS,
+        }
         async with self.transaction() as tx:
             row = await (await tx.execute(self.ROUTING_CHANGE, values)).fetchone()
         assert row is not None
         return RoutingChange(
             version=row["version"],
             mark=row["mark"],
-            since=since,
+            since=row["since"],
             cells={
                 CellName(name): CellAddress(address=address)
                 for name, address in sorted(row["cells"].items())
@@ -187,7 +195,7 @@ class Catalog:
         )
 
     async def routing_table(self) -> RoutingTable:
-        return (await self.routing_change(0)).applied_to(None)
+        return (await self.routing_change(None)).applied_to(None)
 
     RAISE_VERSION: LiteralString = "UPDATE routing_version SET version = version + 1"
 

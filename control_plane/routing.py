@@ -67,12 +67,17 @@ class RoutingChange(msgspec.Struct, frozen=True, omit_defaults=True):
     since: int = 0
     """0: this is the whole table, whatever there was before."""
 
+    def fits(self, table: RoutingTable | None) -> bool:
+        """Whether it can be applied to the table."""
+        if not self.since:
+            return True
+        return table is not None and self.since <= table.version <= self.version
+
     def applied_to(self, table: RoutingTable | None) -> RoutingTable:
-        """Requires a table of a version that this change is made for."""
+        """Requires that it fits."""
+        assert self.fits(table)
         tenants, limits = self.tenants, self.limits
-        if self.since:
-            assert table is not None
-            assert self.since <= table.version <= self.version
+        if table is not None and self.since:
             tenants = table.tenants | tenants
             limits = _replaced(table.limits, self)
         return RoutingTable(
@@ -85,8 +90,8 @@ class RoutingChange(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     def followed_by(self, later: "RoutingChange") -> "RoutingChange":
-        """Both as one. Requires that `later` is made for what this one makes."""
-        assert later.since == self.version
+        """Both as one. Requires that `later` fits what this one makes."""
+        assert later.since <= self.version <= later.version
         return msgspec.structs.replace(
             later,
             tenants=self.tenants | later.tenants,

@@ -63,6 +63,7 @@ class RoutingFeed:
         """The table encoded; made when it is asked for."""
         self._steps: deque[_Step] = deque(maxlen=CHANGES_MAX)
         """The last ones, each made for what the one before makes."""
+        self._refreshing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._closed = False
         self._waiters = 0
@@ -74,17 +75,18 @@ class RoutingFeed:
 
     async def refresh(self) -> None:
         """Reads the catalog's version and, if it is newer, what changed; wakes all who wait."""
-        version = await self._catalog.routing_version()
-        before = self._table
-        if before is not None and version <= before.version:
-            return
-        change = await self._catalog.routing_change(before.version if before else 0)
-        # Another refresh may have been first: then this change is made for a table of the past.
-        if self._table is before:
-            self._table = change.applied_to(before)
-            self._whole = None
-            if before is not None:
+        # One after another: each returns only when what was committed before it is known here.
+        async with self._refreshing:
+            before = self._table
+            version = await self._catalog.routing_version()
+            if before is not None and version <= before.version:
+                return
+            change = await self._catalog.routing_change(before)
+            self._table, self._whole = change.applied_to(before), None
+            if before is not None and change.since:
                 self._steps.append(_Step(before.mark, change))
+            else:
+                self._steps.clear()
             self._announce()
 
     async def watch(self) -> None:

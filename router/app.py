@@ -103,7 +103,7 @@ class Router:
             await asyncio.gather(operator_task, *tasks, return_exceptions=True)
             await self.follower.close()
             if self.spans is not None:
-                await asyncio.to_thread(self.spans.close)
+                self.spans.close()
 
     async def _open_server(self) -> asyncio.AbstractServer:
         secure = self.certificate
@@ -144,16 +144,19 @@ class Router:
 
 
 def _open_spans(url: str | None) -> "Spans | None":
-    """Raises SettingsError if the extra is not installed."""
+    """Raises SettingsError if the extra is not installed, or refuses what OTEL_ variables say."""
     if url is None:
         return None
     try:
         from router.spans import Spans
+
+        return Spans(url)
     except ImportError as exc:
         raise SettingsError(
             f"{PREFIX}OTLP_URL needs the extra: pip install 'cloister[opentelemetry]' ({exc})"
         ) from exc
-    return Spans(url)
+    except ValueError as exc:
+        raise SettingsError(f"OpenTelemetry does not take its settings: {exc}") from exc
 
 
 def _listen(address: Address, *, shared: bool = False) -> socket.socket:

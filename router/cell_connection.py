@@ -133,11 +133,17 @@ class CellConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Drop whatever is carried, without a word to anyone."""
-        if self._exchange is not None:
-            self._exchange.carrier = None
-            self._exchange.end()
-            self._exchange = None
+        exchange = self.abandon()
+        if exchange is not None:
+            exchange.end()
+
+    def abandon(self) -> Exchange | None:
+        """Break off, and leave what was carried to the caller, who ends it."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.carrier = None
         self._transport.abort()
+        return exchange
 
     def pause_reading(self) -> None:
         self._transport.pause_reading()

@@ -159,7 +159,7 @@ class RequestForwarder:
         carrier = exchange.carrier
         exchange.route.pool.withdraw(exchange)
         if carrier is not None:
-            carrier.close()
+            carrier.abandon()
             exchange.exposed = True
             exchange.route.pool.failed()
         if exchange.answering:

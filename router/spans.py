@@ -7,6 +7,7 @@ the client named in `traceparent`, and the parent of what the cell's side record
 
 import os
 import re
+import threading
 from time import monotonic
 from typing import Final
 
@@ -15,7 +16,14 @@ from opentelemetry.sdk.environment_variables import OTEL_SERVICE_NAME
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from router.exchange import Exchange
@@ -23,11 +31,12 @@ from router.exchange import Exchange
 SERVICE: Final = "cloister-router"
 EXPORT_S_MAX: Final = 5
 """For one batch of spans; then they are lost, and nothing waits for them."""
-LAST_EXPORT_MS_MAX: Final = 2_000
+LAST_EXPORT_S_MAX: Final = 2.0
 """For what is left when the router ends."""
 
 _TRACEPARENT: Final = re.compile(rb"\r\ntraceparent: ([^\r]*)")
 _TRACESTATE: Final = re.compile(rb"\r\ntracestate: ([^\r]*)")
+_CONTEXT: Final = re.compile(rb"\r\ntrace(?:parent|state): [^\r]*")
 
 
 class Spans:
@@ -48,22 +57,25 @@ class Spans:
             states = b",".join(_TRACESTATE.findall(fields))
             carrier["traceparent"] = named[0].decode("latin-1")
             carrier["tracestate"] = states.decode("latin-1")
+        context = self._contexts.extract(carrier)
         span = self._tracer.start_span(
-            exchange.method.decode(),
-            context=self._contexts.extract(carrier),
-            kind=SpanKind.SERVER,
+            exchange.method.decode(), context=context, kind=SpanKind.SERVER
         )
         exchange.span = RequestSpan(span)
         told: dict[str, str] = {}
         self._contexts.inject(told, set_span_in_context(span))
-        exchange.fields = _TRACEPARENT.sub(b"", fields) + (
-            f"\r\ntraceparent: {told['traceparent']}".encode()
-        )
+        if "traceparent" in told:
+            # What the client says of its trace's state is of no other trace.
+            is_of_client = get_current_span(context).get_span_context().is_valid
+            kept = (_TRACEPARENT if is_of_client else _CONTEXT).sub(b"", fields)
+            exchange.fields = kept + f"\r\ntraceparent: {told['traceparent']}".encode()
 
     def close(self) -> None:
-        """Send what is left, if anybody takes it."""
-        self._provider.force_flush(LAST_EXPORT_MS_MAX)
-        self._provider.shutdown()
+        """Send what is left, if anybody takes it soon enough."""
+        # Its own deadlines are for each batch: a collector that hangs would delay the end by many.
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(LAST_EXPORT_S_MAX)
 
 
 class RequestSpan:

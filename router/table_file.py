@@ -129,15 +129,29 @@ def decode_table(content: bytes) -> tuple[RoutingTable, str | None]:
     if not header.startswith(_MAGIC):
         raise TableFileDamaged("no routing table of a format known here")
     body, *lines = rest.split(b"\n")
-    table = _read(header.removeprefix(_MAGIC), body).applied_to(None)
+    whole = _read(header.removeprefix(_MAGIC), body)
+    if not whole.fits(None):
+        raise TableFileDamaged("it begins with a change, not with a whole table")
+    # All changes as one: to apply each would copy the whole table as often.
+    changes: RoutingChange | None = None
+    complaint = None
     for line in filter(None, lines):
-        checksum, _, change = line.partition(b" ")
+        checksum, _, body = line.partition(b" ")
         try:
-            table = _read(checksum, change).applied_to(table)
+            changes = _joined(changes or whole, _read(checksum, body))
         except TableFileDamaged as exc:
             # Appended when the process was killed, or the disk was full.
-            return table, f"a change after version {table.version}: {exc}"
-    return table, None
+            complaint = f"a change after version {(changes or whole).version}: {exc}"
+            break
+    table = whole.applied_to(None)
+    return table if changes is None else changes.applied_to(table), complaint
+
+
+def _joined(before: RoutingChange, change: RoutingChange) -> RoutingChange:
+    """The change, with those before it. Raises TableFileDamaged where one is missing between."""
+    if not change.since or not change.since <= before.version <= change.version:
+        raise TableFileDamaged(f"it is of what changed since version {change.since}")
+    return before.followed_by(change) if before.since else change
 
 
 def _read(checksum: bytes, body: bytes) -> RoutingChange:

@@ -140,7 +140,7 @@ class TableFollower:
         if after is not None and table is not None and after <= change.version <= table.version:
             # A refresh overtook the poll that was held, or the other way round.
             return False
-        if change.since and (table is None or change.since > table.version):
+        if not change.fits(table):
             raise PollFailed(f"what changed since version {change.since} is for another table")
         adopted = change.applied_to(table)
         refusal = self._routes.adopt(adopted, change.tenants.keys() if change.since else None)

@@ -141,13 +141,14 @@ async def run_move(hands: Hands) -> None:
     view: View | None = None
     while True:
         view = view or await look(hands)
+        decision = view.decision
         if view.source is not None and view.source.heading.state is HeadState.FENCED:
             # Also where somebody else has fenced it, who is not there any more.
             hands.is_pausing = True
         wants = Decision.ABORT if _must_abort(hands, view) else Decision.COMMIT
         act = next_act(
             hands.move,
-            view.decision,
+            decision,
             view.source,
             view.target,
             wants=wants,
@@ -169,7 +170,7 @@ async def run_move(hands: Hands) -> None:
         except ImportLost:
             view = None
         except DiskFull as exc:
-            if view.decision is not None:
+            if decision is not None:
                 # Who serves is settled; the rest waits for room.
                 raise
             # Going on would take from the target's tenants what they need to be written to.

@@ -6,13 +6,19 @@ ALTER TABLE placements ADD COLUMN changed_in bigint NOT NULL DEFAULT 1;
 UPDATE placements SET changed_in = (SELECT version FROM routing_version);
 CREATE INDEX placements_changed_in ON placements (changed_in);
 
--- Drawn anew with each version. A router whose version has another mark has it from a catalog that
--- was restored from a backup since: what changed after that version is not all that differs.
+-- Drawn anew with each version. Whoever has a version with another mark has it from a catalog that was
+-- restored from a backup since: what changed after that version is not all that differs.
 ALTER TABLE routing_version ADD COLUMN mark uuid NOT NULL DEFAULT gen_random_uuid();
+
+-- The last of them; for older ones there is only the whole table.
+CREATE TABLE routing_marks (version bigint PRIMARY KEY, mark uuid NOT NULL);
+INSERT INTO routing_marks SELECT version, mark FROM routing_version;
 
 CREATE FUNCTION draw_routing_mark() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.mark := gen_random_uuid();
+    INSERT INTO routing_marks VALUES (NEW.version, NEW.mark);
+    DELETE FROM routing_marks WHERE version <= NEW.version - 1000;
     RETURN NEW;
 END $$;
 CREATE TRIGGER draw_routing_mark BEFORE UPDATE ON routing_version

@@ -112,6 +112,25 @@ async def test_who_has_a_version_of_another_history_is_told_all(
     assert (news.since, len(news.tenants)) == (0, 2)
 
 
+async def test_a_catalog_rolled_back_under_the_feed_is_read_whole(catalog: Catalog) -> None:
+    """Its versions count on beyond those the feed has seen: of another history."""
+    feed = RoutingFeed(catalog)
+    await change(catalog, "acme")
+    await feed.refresh()
+    before = await catalog.routing_table()
+    async with catalog.transaction() as tx:
+        await tx.execute("DELETE FROM placements")
+        await tx.execute("DELETE FROM routing_marks")
+        await tx.execute("UPDATE routing_version SET version = version - 1")
+    await feed.refresh()
+    for slug in ("globex", "initech"):
+        await change(catalog, slug)
+    await feed.refresh()
+    news = told(await feed.newer(known(before), 0))
+    assert (news.since, news.version) == (0, before.version + 1)
+    assert news.applied_to(None) == await catalog.routing_table()
+
+
 async def test_who_missed_too_much_is_told_all(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,9 +151,11 @@ async def test_refreshes_at_once_make_one_history(catalog: Catalog) -> None:
     await feed.refresh()
     table = await catalog.routing_table()
     for number in range(5):
-        refreshes = (feed.refresh() for _ in range(4))
-        await asyncio.gather(change(catalog, f"tenant-{number}"), *refreshes)
-    await feed.refresh()
+        others = [asyncio.create_task(feed.refresh()) for _ in range(4)]
+        await change(catalog, f"tenant-{number}")
+        await feed.refresh()
+        assert feed.version == await catalog.routing_version(), "whoever changed it may tell"
+        await asyncio.gather(*others)
     news = told(await feed.newer(known(table), 0))
     assert news.since == table.version
     assert news.applied_to(table) == await catalog.routing_table()

@@ -353,6 +353,13 @@ def test_a_change_of_another_table_is_refused(platform: Platform) -> None:
     platform.control.table = changed(ahead, {"tenant-a": ("cell-a", 2)})
     wait_until(lambda: router.metric('cloister_router_polls_total{outcome="failed"}'), "refusal")
     assert router.router.routes.version == 1
+    older = msgspec.structs.replace(platform.control.table, since=1, version=0)
+    platform.control.table, platform.control.ignores_after = older, True
+    failed = router.metric('cloister_router_polls_total{outcome="failed"}')
+    wait_until(
+        lambda: router.metric('cloister_router_polls_total{outcome="failed"}') > failed, "refusal"
+    )
+    assert platform.client(router).ask(request()).status == 200
 
 
 # -- from disk

@@ -12,7 +12,7 @@ from conftest import Platform
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from router_cells import serving
+from router_cells import CellSide, serving
 from router_clients import request
 from router_running import free_port, wait_until
 from starlette.applications import Starlette
@@ -118,6 +118,7 @@ def test_a_client_that_traces_nothing_begins_a_trace_here(
     assert span.parent_span_id == b""
     assert span.trace_id.hex() != TRACE_ID
     (seen,) = cell.seen
+    assert seen.header("tracestate") is None
     told = seen.header("traceparent")
     assert told is not None
     assert told.startswith(f"00-{span.trace_id.hex()}-{span.span_id.hex()}-")
@@ -138,6 +139,42 @@ def test_what_its_client_does_not_record_is_not_recorded_here(
     # One that is recorded comes alone, though it is later.
     assert platform.client(router).ask(request(headers=SAMPLED)).status == 200
     assert collector.only().trace_id.hex() == TRACE_ID
+
+
+def swallow_all(side: CellSide) -> None:
+    while side.request() is not None:
+        pass
+
+
+def test_a_request_that_met_its_deadline_says_so(platform: Platform, collector: Collector) -> None:
+    platform.route_all_to(platform.scripted_cell(swallow_all).port)
+    client = platform.client(platform.router(otlp_url=collector.url, request_ms_max=300))
+    assert client.ask(request()).status == 504
+    span = collector.only()
+    assert attributes_of(span)["http.response.status_code"] == 504
+    assert "did not answer in time" in span.status.message
+
+
+def test_tracing_switched_off_leaves_requests_as_they_are(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    cell, port = platform.echo_cell()
+    platform.route_all_to(port)
+    router = platform.router(otlp_url="http://127.0.0.1:1/v1/traces")
+    client = platform.client(router)
+    assert client.ask(request()).status == 200
+    assert client.ask(request(headers=SAMPLED)).status == 200
+    told = [seen.header("traceparent") for seen in cell.seen]
+    assert told == [None, f"00-{TRACE_ID}-{PARENT_ID}-01"]
+
+
+def test_a_setting_that_opentelemetry_refuses_is_named(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with pytest.raises(SettingsError, match="OpenTelemetry"):
+        platform.router(ready=False, otlp_url="http://127.0.0.1:1/v1/traces")
 
 
 def test_refusals_have_spans_too(platform: Platform, collector: Collector) -> None:

@@ -137,6 +137,19 @@ def test_a_change_cut_short_costs_itself_only(file: TableFile) -> None:
     assert file.load() == (table(2, {"t": ("a", 2)}, {"a": 1}), [])
 
 
+def test_a_line_that_does_not_follow_is_no_part_of_it(file: TableFile) -> None:
+    """Another process wrote into the file, or an older copy was put in its place."""
+    file.store(body(3), [change(5, 9)])
+    loaded, complaints = file.load()
+    assert loaded == table(3, {"t": ("a", 1)}, {"a": 1})
+    assert len(complaints) == 1
+    file.store(body(5), [change(3, 9), change(5, 2)])
+    loaded, complaints = file.load()
+    assert loaded is not None
+    assert loaded.version == 5
+    assert len(complaints) == 1
+
+
 def test_nothing_is_added_to_what_another_process_wrote(file: TableFile) -> None:
     """Its last line may be cut short."""
     file.store(body(1), [])
