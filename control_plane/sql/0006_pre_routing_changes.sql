@@ -17,7 +17,8 @@ INSERT INTO routing_marks SELECT version, mark FROM routing_version;
 CREATE FUNCTION draw_routing_mark() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.mark := gen_random_uuid();
-    INSERT INTO routing_marks VALUES (NEW.version, NEW.mark);
+    INSERT INTO routing_marks VALUES (NEW.version, NEW.mark)
+    ON CONFLICT (version) DO UPDATE SET mark = excluded.mark;
     DELETE FROM routing_marks WHERE version <= NEW.version - 1000;
     RETURN NEW;
 END $$;
