@@ -196,6 +196,8 @@ class RequestReader:
         method, target, key, body = request
         exchange = Exchange(self._client, self._edge.next_request_id(), method, target)
         exchange.fields = head.fields
+        # What is remembered is of this connection's last credentials; they are signed, too.
+        exchange.authorization = self._authorization
         exchange.route = route
         if key is not None:
             exchange.key = key
