@@ -25,6 +25,7 @@ from cell.ledger.model import (
     LedgerEntry,
     LedgerTransaction,
     Row,
+    SettlementEntry,
     SettlementStatus,
     Status,
     TenantId,
@@ -121,10 +122,21 @@ def _of_settlement(
         case SettlementStatus.POSTED if gathers:
             return (EventKind.SETTLEMENT_GATHERED, EventKind.SETTLEMENT_POSTED)
         case SettlementStatus.POSTED if asked is SettlementStatus.POSTED:
+            if row.ledger_transaction_id is not None and not _writes_own_entry(row, record):
+                # It was posted before: asked again, beside another change.
+                return ()
             return (EventKind.SETTLEMENT_POSTED,)
         case SettlementStatus.ARCHIVED if gathers or asked is SettlementStatus.ARCHIVED:
             return (EventKind.SETTLEMENT_ARCHIVED,)
     return ()
+
+
+def _writes_own_entry(row: LedgerAccountSettlement, record: Record) -> bool:
+    """Only becoming posted does, of a settlement with a ledger transaction."""
+    return any(
+        type(entry) is SettlementEntry and entry.is_own and entry.settlement_id == row.id
+        for entry in record.inserted
+    )
 
 
 EVENTS_OF_ROW: Final[dict[type[Row], KindsOfRow]] = {

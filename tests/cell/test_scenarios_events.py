@@ -194,6 +194,7 @@ def test_settlements_make_events(books: Books) -> None:
     assert names(first.id) == ["finish_archiving", "finish_processing"]
     second = settlements.create(**between)
     settlements.update(second.id, status="posted")
+    settlements.update(second.id, status="posted", description="not an event")
     assert names(second.id) == ["posted", "finish_processing"]
     data: Any = next(iter(events.list(entity_id=second.id))).data
     assert (data["id"], data["status"], data["amount"]) == (second.id, "posted", 5)
