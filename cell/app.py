@@ -80,8 +80,11 @@ class Cell:
         self.projector = Projector(
             settings.writer_dsn, lambda tenant_ids: self.deliverer.on_projected(tenant_ids)
         )
+        self.restore_watch = RestoreWatch(settings.writer_dsn, settings.incarnation_file)
         self.sequencer = Sequencer(
-            Store(settings.writer_dsn), _limits(settings), on_applied=self.projector.feed
+            Store(settings.writer_dsn, examine=self.restore_watch.open),
+            _limits(settings),
+            on_applied=self.projector.feed,
         )
         self.sender = WebhookSender(_webhook_policy(settings), render_webhook)
         self.deliverer = Deliverer(settings.writer_dsn, self.reader, self.sequencer, self.sender)
@@ -93,7 +96,6 @@ class Cell:
             linger_s=settings.sequencer_async_linger_ms / 1000,
         )
         self.head_watch = HeadWatch(settings.writer_dsn, self.look_at)
-        self.restore_watch = RestoreWatch(settings.writer_dsn, settings.incarnation_file)
         requests = RequestMetrics()
         self.metrics = CellMetrics(requests, self.sequencer, self.queue)
         parts = CellParts(
@@ -139,7 +141,6 @@ class Cell:
         while True:
             try:
                 await self._prepare_schema()
-                await self.restore_watch.open()
                 await self.sequencer.open()
                 break
             except psycopg.OperationalError as exc:

@@ -33,6 +33,8 @@ class Query:
                 raise Unprocessable(f"{name}: a bracket is not closed", bare)
 
     def _keep(self, name: str, key: str, value: str) -> None:
+        if "][" in key:
+            raise Unprocessable(f"{name} takes one key in brackets, as in {name}[key]=value", name)
         entries = self._maps.setdefault(name, {})
         if key in entries:
             raise Unprocessable(f"{name}[{key}] is given more than once", name)

@@ -4,8 +4,9 @@ A number stands in the database and in a file beside it, and is drawn anew in bo
 while anything is written: an older state of the database has a number that the file does not know.
 Such a database has lost what was acknowledged since, and tenants may have moved away meanwhile. So
 all that it owns, or was importing, is quarantined, and an operator says what is to become of it
-(`cloister cells reclaim`). Asked at the start, before the cell becomes the writer, and after every
-loss of the connection. A state that is a second old is not told from the present one.
+(`cloister cells reclaim`). Asked before the cell becomes the writer, and after every loss of the
+connection before anything is written. A state that is a second old is not told from the present
+one.
 
 The file comes first: it knows the number that will be there, and the one that may still be.
 """
@@ -57,6 +58,10 @@ class RestoreWatch:
         """Without a file nothing is watched."""
         self._dsn = connection_string(writer_dsn, "restore", statement_timeout=STATEMENT_MS_MAX)
         self._file = file
+        self._token: UUID | None = None
+        """The number in the database, as drawn here last."""
+        self._drawing = asyncio.Lock()
+        """Two who drew at once could leave a number in the database that is not in the file."""
         self.quarantined = 0
         """Tenants, when that was last counted: at the start, and then while there are any."""
 
@@ -68,7 +73,8 @@ class RestoreWatch:
         """
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             await require_schema(connection)
-            await self._examine(connection)
+            async with self._drawing:
+                await self._examine(connection)
 
     async def run(self) -> None:
         """Draw numbers until cancelled."""
@@ -82,21 +88,23 @@ class RestoreWatch:
     async def _follow(self) -> None:
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             # What came back may not be what was lost.
-            token, drawn_at = await self._examine(connection)
+            async with self._drawing:
+                drawn_at = await self._examine(connection)
             while True:
                 await asyncio.sleep(DRAW_S)
                 if self.quarantined:
                     self.quarantined = await _count(connection)
-                token_now, lsn = await _read(connection)
-                if self._file is None or lsn == drawn_at:
-                    continue
-                if token_now != token:
-                    raise psycopg.OperationalError("somebody else draws numbers here")
-                token = await self._draw(connection, self._file, token)
-                drawn_at = (await _read(connection))[1]
+                async with self._drawing:
+                    token, lsn = await _read(connection)
+                    if self._file is None or lsn == drawn_at:
+                        continue
+                    if token != self._token:
+                        raise psycopg.OperationalError("somebody else draws numbers here")
+                    await self._draw(connection, self._file, token)
+                    drawn_at = (await _read(connection))[1]
 
-    async def _examine(self, connection: psycopg.AsyncConnection[Any]) -> tuple[UUID, int]:
-        """Quarantine what is older than the file; the number, and where the log ends."""
+    async def _examine(self, connection: psycopg.AsyncConnection[Any]) -> int:
+        """Quarantine what is older than the file; where the log ends."""
         token, lsn = await _read(connection)
         if self._file is not None:
             known = await asyncio.to_thread(_read_file, self._file)
@@ -104,17 +112,17 @@ class RestoreWatch:
                 log.error("the database is older than it was: it was restored")
                 await connection.execute(_QUARANTINE)
             # Only now: whoever is killed in between must find out again.
-            token = await self._draw(connection, self._file, token)
+            await self._draw(connection, self._file, token)
         self.quarantined = await _count(connection)
-        return token, lsn
+        return lsn
 
     async def _draw(
         self, connection: psycopg.AsyncConnection[Any], file: Path, token: UUID
-    ) -> UUID:
+    ) -> None:
         drawn = uuid4()
         await asyncio.to_thread(_write_file, file, Known(tokens=[token, drawn]))
         await connection.execute(_DRAW, (drawn, token))
-        return drawn
+        self._token = drawn
 
 
 async def _read(connection: psycopg.AsyncConnection[Any]) -> tuple[UUID, int]:

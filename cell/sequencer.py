@@ -574,8 +574,8 @@ class Sequencer:
 
     def _forget(self) -> None:
         """What memory holds may be stale: read everything again."""
-        self._cache.clear()
-        self._heads.clear()
+        for memory in (self._cache, self._heads, self._recent_keys):
+            memory.clear()
 
     def _abandon(self) -> None:
         """The sequencer ends: what was not started was not applied, what was in flight is open."""

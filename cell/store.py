@@ -9,7 +9,7 @@ Outcomes of `commit` other than success, all of which leave nothing of the batch
 and the batch may or may not be committed; `reopen` and compare heads to know.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from secrets import randbelow
@@ -192,7 +192,11 @@ _UPDATE: Final = {t.row: _update_statement(t) for t in ROW_TABLES}
 class Store:
     """The writer's two connections; one task uses each at a time."""
 
-    def __init__(self, writer_dsn: str) -> None:
+    def __init__(
+        self, writer_dsn: str, examine: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`examine`: to be done before anything is written to a database just connected to."""
+        self._examine = examine
         self._dsn = connection_string(
             writer_dsn,
             "sequencer",
@@ -238,6 +242,8 @@ class Store:
         self._writer = self._prefetcher = None
 
     async def _connect(self) -> None:
+        if self._examine is not None:
+            await self._examine()
         self._writer = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
         self._prefetcher = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
         read_as_model(self._prefetcher)

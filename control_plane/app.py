@@ -42,6 +42,7 @@ from control_plane.routing_feed import WAIT_MS_MAX, Known, RoutingFeed
 from control_plane.tokens import Role, Tokens
 from control_plane.verify.service import Verifications
 from control_plane.wire import (
+    CONTRADICTION,
     WAITS_FOR_SHORT_PAUSE,
     CreatedKey,
     CreatedTenant,
@@ -60,7 +61,7 @@ from control_plane.wire import (
 BODY_BYTES_MAX = 64 << 10
 BODY_S_MAX = 10.0
 MOVES_LISTED_MAX = 100
-STOPPED_PHASES = ("waiting", "contradiction")
+STOPPED_PHASES = ("waiting", CONTRADICTION)
 """Of a move that nobody works on until its next attempt."""
 RETRY_AFTER_S = 1
 ACTOR = "operator"

@@ -235,7 +235,6 @@ class Catalog:
                 assert row is not None
                 changed |= row["changed"]
             await tx.execute(self.CLOSE_ABSENT_CELLS, (names,))
-            await tx.execute(self.CLOSE_ABSENT_CELLS, (names,))
             changed |= (await tx.execute(self.REMOVE_EMPTY_CELLS, (names,))).rowcount > 0
             if changed:
                 await tx.execute(self.RAISE_VERSION)
@@ -341,15 +340,12 @@ class Catalog:
                 raise NotFound(f"there is no tenant {slug!r}", parameter="tenant")
             await audit(tx, actor, "tenant.limit", slug, values)
 
-    TENANTS_ON: LiteralString = """
-    SELECT slug, organization_id FROM tenants JOIN placements USING (organization_id)
-    WHERE cell = %s
-    """
+    ORGANIZATION_IDS: LiteralString = "SELECT slug, organization_id FROM tenants"
 
-    async def tenants_on(self, cell: CellName) -> dict[str, UUID]:
-        """Slug to organization id of every tenant placed on the cell."""
+    async def organization_ids(self) -> dict[str, UUID]:
+        """Of every tenant, by its slug."""
         async with self.transaction() as tx:
-            rows = await (await tx.execute(self.TENANTS_ON, (cell,))).fetchall()
+            rows = await (await tx.execute(self.ORGANIZATION_IDS)).fetchall()
         return {row["slug"]: row["organization_id"] for row in rows}
 
     async def find_tenant(self, slug: str) -> Tenant | None:

@@ -96,7 +96,7 @@ def print_explanation(console: Console, explanation: Explanation) -> None:
         table.add_row(
             each.request_id,
             f"{datetime.fromtimestamp(each.answered_at).astimezone():%H:%M:%S}",
-            f"{each.method} {each.path}",
+            Text(f"{each.method} {each.path}"),
             str(each.status),
             each.cell or "-",
             _number(each.epoch),

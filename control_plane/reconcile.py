@@ -141,7 +141,7 @@ class CellReconciler:
         async with asyncio.timeout(MIGRATION_S_MAX):
             version = await schema.migrate(self._owner_dsn)
         scoped = any(index.tenant for index in self.spec.indexes)
-        tenants = await self._catalog.tenants_on(self.spec.name) if scoped else {}
+        tenants = await self._catalog.organization_ids() if scoped else {}
         report = await apply_tuning(self._owner_dsn, self.spec, tenants)
         # A tenant's index waits for an event that wakes this loop, so waiting is settled.
         return Pass(

@@ -112,12 +112,20 @@ class TuningPlan:
     """A sentence for each index that cannot be built yet."""
 
 
+OF_THE_SCHEMA: Mapping[str, Mapping[str, str]] = {
+    # A queue: its rows are changed as often as they are written.
+    "bulk_results": {"autovacuum_vacuum_scale_factor": "0.02"},
+}
+"""Storage parameters that tables are created with; what cells.yaml says goes before."""
+
+
 def plan_tuning(
     spec: CellSpec, observed: ObservedTuning, tenants: Mapping[str, UUID]
 ) -> TuningPlan:
     """What to do to get from `observed` to `spec`. Nothing to do is an empty plan.
 
-    tenants: slug to organization id of every tenant that lives on the cell.
+    tenants: slug to organization id of every tenant there is: an index is there before its tenant
+    can be moved to the cell.
     """
     wanted = []
     waiting = []
@@ -127,7 +135,7 @@ def plan_tuning(
         elif index.tenant in tenants:
             wanted.append(WantedIndex(spec=index, organization_id=tenants[index.tenant]))
         else:
-            waiting.append(f"index {index.name} waits for tenant {index.tenant} to be on the cell")
+            waiting.append(f"index {index.name} waits for tenant {index.tenant} to be created")
     actions = [*_plan_options(spec, observed), *_plan_indexes(wanted, observed)]
     return TuningPlan(actions=actions, waiting=waiting)
 
@@ -136,7 +144,10 @@ def _plan_options(spec: CellSpec, observed: ObservedTuning) -> list[Action]:
     actions: list[Action] = []
     desired = {vacuum.table: vacuum.options for vacuum in spec.vacuum}
     for table in sorted({*desired, *observed.options}):
-        before, after = observed.options.get(table, {}), desired.get(table, {})
+        before = observed.options.get(table, {})
+        own = OF_THE_SCHEMA.get(table, {})
+        kept = {name: value for name, value in own.items() if name in before}
+        after = {**kept, **desired.get(table, {})}
         changed = {name: value for name, value in after.items() if before.get(name) != value}
         unwanted = sorted(before.keys() - after.keys())
         if changed:

@@ -80,6 +80,8 @@ WINDOW_S_MAX = 7 * 86_400
 MAX_PAUSE_MS = 150
 CAN_BE_ROLLED_BACK = "can be rolled back"
 """The phase of a move whose source shadows its target."""
+CONTRADICTION = "contradiction"
+"""The phase of a move that needs a person: cells and catalog say what cannot be."""
 
 
 WAITS_FOR_SHORT_PAUSE = "wait for a short pause"

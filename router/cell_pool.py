@@ -74,6 +74,10 @@ class CellPool:
         """Requests sent or tried again, in total."""
         self._resends_left = RESENDS_PER_S_MIN
         self._answers_before = 0
+        self._answers_swept = 0
+        """As of the last sweep."""
+        self._answered_s = 0.0
+        """When a sweep last found more of them."""
         self._budgeted_s = 0.0
         self.repeated: dict[bytes, RepeatedAnswer] = {}
         """Heads of this cell's answers, by the bytes up to the status."""
@@ -170,9 +174,14 @@ class CellPool:
             if self.breaker.tick(answers, now_s, random.random()):
                 self._log_opened()
         wait_s = self._settings.cell_wait_ms_max / 1000
+        answers = sum(self.answers)
+        if answers != self._answers_swept:
+            self._answers_swept, self._answered_s = answers, now_s
         while self._waiters and now_s - self._waiters[0].waiting_since_s > wait_s:
             self._shed(self._waiters.popleft(), "no connection to this cell came free in time")
-            self.failed()
+            if now_s - self._answered_s > wait_s:
+                # One that answers others has more to do than it can, but has not failed.
+                self.failed()
         for connection in tuple(self._connections):
             self._sweep_connection(connection, now_s)
 

@@ -38,6 +38,7 @@ class ClientConnection(asyncio.Protocol):
         "_last_words",
         "_limits",
         "_reader",
+        "_stuck_since_s",
         "_transport",
         "_waiting",
     )
@@ -57,6 +58,8 @@ class ClientConnection(asyncio.Protocol):
         """The client does not take its answers as fast as they come."""
         self._half_closed = False
         """The client will send nothing more."""
+        self._stuck_since_s = 0.0
+        """When the sweep first saw that the client does not take what it was sent; 0: it does."""
 
     # -- asyncio.Protocol
 
@@ -99,6 +102,7 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._congested = False
+        self._stuck_since_s = 0.0
         if self._current is None:
             self._go_on()
         elif self._current.carrier is not None:
@@ -260,10 +264,23 @@ class ClientConnection(asyncio.Protocol):
             elif now_s - exchange.since_s > limit_ms / 1000:
                 self._edge.forwarder.expire(exchange)
                 return
-        if not reader.since_s:
+        if self._is_stuck(now_s):
+            self.abort()
+            return
+        if self._waiting or reader.unencouraged is not None:
+            # It is not the client that keeps the rest of its request back.
+            reader.since_s = now_s
+        elif not reader.since_s:
             reader.since_s = now_s
         elif now_s - reader.since_s > self._stage_ms_max() / 1000:
             self._expire_stage()
+
+    def _is_stuck(self, now_s: float) -> bool:
+        """The client leaves what it was sent unread; the kernel would wait for ever."""
+        if not self._congested and not self._transport.is_closing():
+            return False
+        self._stuck_since_s = self._stuck_since_s or now_s
+        return now_s - self._stuck_since_s > self._limits.answer_ms_max / 1000
 
     def _stage_ms_max(self) -> float:
         reader, limits = self._reader, self._limits

@@ -161,7 +161,9 @@ class RequestForwarder:
         if carrier is not None:
             carrier.abandon()
             exchange.exposed = True
-            exchange.route.pool.failed()
+            if not exchange.answering:
+                # Else it is the client that takes its time.
+                exchange.route.pool.failed()
         if exchange.answering:
             self._cut(exchange)
         elif exchange.exposed:

@@ -193,7 +193,7 @@ def _read_idempotency_key(exchange: Exchange, value: bytes) -> None:
     if exchange.key is not None:
         raise MalformedRequest("more than one Idempotency-Key header")
     exchange.key = value
-    if value:
+    if value and exchange.method == b"POST":
         exchange.repeatable = True
 
 

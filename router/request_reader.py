@@ -201,7 +201,7 @@ class RequestReader:
         exchange.route = route
         if key is not None:
             exchange.key = key
-            exchange.repeatable = True
+            exchange.repeatable |= method == b"POST"
         if head.has_length:
             exchange.framed = True
             self._edge.buffer(len(body))

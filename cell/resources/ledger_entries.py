@@ -175,6 +175,8 @@ async def _restrict_to_version(call: Call, filters: Filters) -> int | None:
         filters.add("e.ledger_account_id = %s", statement.ledger_account_id)
         filters.add("e.effective_at_us >= %s::bigint", statement.lower_bound_us)
         filters.add("e.effective_at_us < %s::bigint", statement.upper_bound_us)
+        # One archived from the beginning has the account's version, however late it came.
+        filters.add("e.created_at_us < %s::bigint", statement.created_at_us)
         version = statement.lock_version
     shows_deleted = query.flag(SHOW_DELETED.name)
     if version is not None:

@@ -20,6 +20,7 @@ from control_plane.cli_options import ControlPort, Json, connect
 from control_plane.client import OperatorClient
 from control_plane.errors import ControlPlaneError, NoOpenCell, NotFound, PlatformRefused
 from control_plane.wire import (
+    CONTRADICTION,
     MAX_PAUSE_MS,
     WAITS_FOR_SHORT_PAUSE,
     WINDOW_S,
@@ -181,12 +182,16 @@ class Evacuation:
         if is_full or is_early or not self.waiting or self.stopped_because is not None:
             return
         tenant = self.waiting.popleft()
+        if tenant not in self._tenants():
+            # Moved by another run, or by hand, since this one began.
+            self._tell("left", tenant, None)
+            return
         try:
             report = self.client.create_move(
                 tenant, self._target(), window_s=self.window_s, max_pause_ms=self.max_pause_ms
             )
         except PlatformRefused as exc:
-            if exc.code not in LATER:
+            if exc.code not in LATER and tenant in self._tenants():
                 raise
             mine = self._open_move(tenant) if exc.code == "move_in_progress" else None
             if mine is None:
@@ -208,6 +213,11 @@ class Evacuation:
     def _look_at_running(self, console: Console) -> None:
         for each in list(self.running):
             report = self.client.move(each.move_id)
+            if report.phase == CONTRADICTION:
+                self.running.remove(each)
+                self.stopped_because = f"{each.tenant}: {report.reason or 'the heads contradict'}"
+                self._tell("stopped", each.tenant, report)
+                continue
             if not is_done(report):
                 is_long = time.monotonic() - each.began_s > WAIT_FOR_PAUSE_S_MAX
                 if is_long and report.phase == WAITS_FOR_SHORT_PAUSE:

@@ -34,7 +34,7 @@ from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
 from control_plane.routing import CellName, Epoch
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications, nobody_has_gone
-from control_plane.wire import MoveRehearsal
+from control_plane.wire import CONTRADICTION, MoveRehearsal
 
 LOOK_S = 0.5
 """Between two looks for open moves when nobody wakes it."""
@@ -44,6 +44,8 @@ SHADOW_S = 1.0
 """Between two visits to a move that can be rolled back."""
 PARALLEL_MAX = 4
 """Moves that run at once; each has two connections to databases that serve tenants meanwhile."""
+VISITS_MAX = 4
+"""Visits at once to moves that can be rolled back."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,10 @@ class Movers:
         self._holder = uuid4()
         self._woken = asyncio.Event()
         self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._visiting: set[UUID] = set()
+        """Of those that run, the visits of shadows."""
+        self._has_more = False
+        """Some were due, and found no place."""
         self._failures: dict[UUID, int] = {}
         self._not_before_s: dict[UUID, float] = {}
 
@@ -208,8 +214,7 @@ class Movers:
                 try:
                     records = await self.register.open_moves()
                     self._remember_only({record.move.move_id for record in records})
-                    for record in records:
-                        self._begin(record)
+                    self._begin_due(records)
                 except CatalogUnavailable as exc:
                     log.warning("moves wait for the catalog", extra={"reason": str(exc)})
                 try:
@@ -227,14 +232,33 @@ class Movers:
             for move_id in memory.keys() - open_moves - self._running.keys():
                 del memory[move_id]
 
+    def _begin_due(self, records: list[MoveRecord]) -> None:
+        due = [each for each in records if each.move.move_id not in self._running]
+        begun = next_to_begin(
+            due,
+            moving=len(self._running) - len(self._visiting),
+            visiting=len(self._visiting),
+            due_s=self._not_before_s,
+            now_s=time.monotonic(),
+        )
+        self._has_more = len(begun) < len(due)
+        for record in begun:
+            self._begin(record)
+
     def _begin(self, record: MoveRecord) -> None:
         move_id = record.move.move_id
-        is_due = time.monotonic() >= self._not_before_s.get(move_id, 0.0)
-        if move_id in self._running or len(self._running) >= PARALLEL_MAX or not is_due:
-            return
         task = asyncio.create_task(self._attempt(record), name=f"move {record.slug}")
         self._running[move_id] = task
-        task.add_done_callback(lambda _: self._running.pop(move_id, None))
+        if record.window_is_open:
+            self._visiting.add(move_id)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._running.pop(move_id, None)
+            self._visiting.discard(move_id)
+            if self._has_more:
+                self._woken.set()
+
+        task.add_done_callback(ended)
 
     async def _attempt(self, record: MoveRecord) -> None:
         """One attempt to bring the move to its end, under a lease of its own."""
@@ -264,7 +288,7 @@ class Movers:
             log.warning("move put off", extra={"move": move_id, "reason": reason})
         else:
             log.exception("move failed", extra={"move": move_id})
-        phase = "contradiction" if isinstance(exc, MoveIllegal) else "waiting"
+        phase = CONTRADICTION if isinstance(exc, MoveIllegal) else "waiting"
         await self.register.note(move_id, term, phase, {"last_error": reason})
 
     async def _work(self, record: MoveRecord, term: int) -> None:
@@ -315,6 +339,26 @@ class Movers:
             except CatalogUnavailable as exc:
                 if time.monotonic() > trusted_until_s:
                     raise LeaseLost("the catalog is away for longer than the lease lasts") from exc
+
+
+def next_to_begin(
+    records: Iterable[MoveRecord],
+    *,
+    moving: int,
+    visiting: int,
+    due_s: Mapping[UUID, float],
+    now_s: float,
+) -> list[MoveRecord]:
+    """Of those that nobody works on, the ones to begin with so many moves and visits under way.
+
+    Visits to moves that can be rolled back have places of their own, as there is no end of them;
+    and whoever was visited longest ago goes first, or the oldest would take every place.
+    """
+    due = [each for each in records if due_s.get(each.move.move_id, 0.0) <= now_s]
+    moves = [each for each in due if not each.window_is_open]
+    visits = [each for each in due if each.window_is_open]
+    visits.sort(key=lambda each: due_s.get(each.move.move_id, 0.0))
+    return moves[: max(0, PARALLEL_MAX - moving)] + visits[: max(0, VISITS_MAX - visiting)]
 
 
 def _how_to_go_on(last: MoveRecord) -> str:

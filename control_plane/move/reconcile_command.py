@@ -8,6 +8,7 @@ from rich.progress import track
 
 from control_plane import cli_tables
 from control_plane.cli_options import ControlPort, Json, connect
+from control_plane.errors import NotFound
 from control_plane.wire import Reconciliation
 
 
@@ -32,6 +33,9 @@ def reconcile(
     with connect(control_port) as client:
         slugs = [tenant] if tenant is not None else []
         if cell is not None:
+            names = sorted(each.name for each in client.status().cells)
+            if cell not in names:
+                raise NotFound(f"there is no cell {cell!r}: {', '.join(names)}")
             slugs = [each.tenant for each in client.tenants() if each.cell == cell]
         watched = track(
             slugs,

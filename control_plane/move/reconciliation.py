@@ -151,6 +151,14 @@ class Reconciler:
         return None if row is None else str(row["slug"])
 
     async def _reconcile_in_turn(self, slug: str) -> None:
-        found = await self.reconcile(slug, nobody_has_gone)
+        try:
+            found = await self.reconcile(slug, nobody_has_gone)
+        except (ControlPlaneError, TimeoutError) as exc:
+            # Noted, or it would be the first again, and no other tenant would ever be looked at.
+            reason = f"not reconciled: {exc or type(exc).__name__}"
+            log.error("tenant not reconciled", extra={"tenant": slug, "reason": reason})
+            tenant = await self._catalog.tenant(slug)
+            await self._store(tenant.organization_id, [reason])
+            return
         if not found.ok:
             log.error("tenant differs", extra={"tenant": slug, "problems": found.problems[:20]})

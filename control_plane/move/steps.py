@@ -301,6 +301,7 @@ async def _fill(hands: Hands, view: View) -> View | None:
         return await _open_gate(hands, followed, step_s)
     except Differs as exc:
         hands.abort_reason = f"rows differ: {exc}"
+        await hands.note("compare", differences=[str(exc)])
         return view
     except Diverged as exc:
         await _begin_again(hands, view.target, str(exc))

@@ -3,6 +3,7 @@
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from control_plane import cli_tables
 from control_plane.cli_options import ControlPort, Json, TenantSlug, connect
@@ -42,8 +43,9 @@ def print_report(console: Console, report: VerificationReport) -> None:
         table.add_row(
             difference.check,
             difference.ledger_account_id or "",
-            difference.message,
-            difference.expected or "",
-            difference.found or "",
+            # What tenants wrote is not ours to be read as markup.
+            Text(difference.message),
+            Text(difference.expected or ""),
+            Text(difference.found or ""),
         )
     console.print(table)

@@ -27,7 +27,7 @@ CATALOG_DATABASE: Final = "cloister_catalog"
 CELL_DATABASE: Final = "cloister"
 CATALOG_SIZING: Final = PostgresSpec(shared_buffers="32MB", max_connections=30)
 """The catalog holds a few rows per tenant."""
-ROUTER_OPERATOR: Final = "router operator"
+ROUTER_OPERATOR: Final = "operator of the router"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

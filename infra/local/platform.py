@@ -100,7 +100,9 @@ async def run_platform(
                 # Its failure, if any, has been raised above.
                 with suppress(asyncio.CancelledError, Exception):
                     await task
-            reports.progress("Stopping")
+            # The terminal may be gone, and rich ends the process where it cannot write.
+            with suppress(Exception, SystemExit):
+                reports.progress("Stopping")
             await platform.stop()
             log.info("platform stopped")
 

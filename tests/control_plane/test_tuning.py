@@ -122,7 +122,7 @@ def test_an_unwanted_index_is_dropped() -> None:
 def test_a_tenants_index_waits_for_its_tenant_and_goes_with_it() -> None:
     waiting = plan_tuning(SCOPED, NOTHING, {})
     assert waiting.actions == []
-    assert waiting.waiting == ["index region waits for tenant acme to be on the cell"]
+    assert waiting.waiting == ["index region waits for tenant acme to be created"]
     assert len(plan_tuning(SCOPED, NOTHING, {"acme": ACME}).actions) == 1
     gone = plan_tuning(SCOPED, existing(index_name(SCOPED, ACME)), {})
     assert [type(action) for action in gone.actions] == [DropIndex]
