@@ -28,6 +28,9 @@ def token_path(control_url: str) -> Path:
             f"{control_url!r} is not the URL of a control plane; write http://host:port"
         )
     port = port or {"http": 80, "https": 443}[parts.scheme]
+    if host == "localhost":
+        # As `up` names it.
+        host = "127.0.0.1"
     home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     # An IPv6 address keeps its colons out of the file's name.
     return Path(home) / "cloister" / "tokens" / f"{host.replace(':', '-')}_{port}"

@@ -6,6 +6,7 @@ CLOISTER_CONTROL_URL, and its token by `access.py`. Results go to stdout, errors
 line. Exit codes: 0 done, 1 failed, 2 wrong usage.
 """
 
+from math import isfinite
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -173,6 +174,8 @@ def limit_tenant(
     What is not said is as for any tenant. With several routers each keeps the limits for itself.
     """
     limits = TenantLimits(requests_per_s=requests_per_second, burst=burst, in_flight=in_flight)
+    if requests_per_second is not None and not isfinite(requests_per_second):
+        raise typer.BadParameter("--requests-per-second takes a number of requests")
     if none == (limits != TenantLimits()):
         raise typer.BadParameter("name a limit, or --none")
     with connect(control_port) as client:

@@ -26,7 +26,8 @@ LINGER_MS_MAX: Final = 1_000
 """How long a refused client may go on sending into the void. Closing at once would reset the
 connection, and the client could lose the refusal before reading it."""
 BODY_BYTES_PER_S_MIN: Final = 32 * 1024
-"""Each that many bytes received extend the deadline of the body by a second."""
+"""A body that comes more slowly than this for the whole of its deadline is given up, however much
+of it is there: what is held must not be held by waiting."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -37,6 +38,7 @@ class ClientConnection(asyncio.Protocol):
         "_half_closed",
         "_last_words",
         "_limits",
+        "_paced_bytes",
         "_reader",
         "_stuck_since_s",
         "_transport",
@@ -58,6 +60,8 @@ class ClientConnection(asyncio.Protocol):
         """The client does not take its answers as fast as they come."""
         self._half_closed = False
         """The client will send nothing more."""
+        self._paced_bytes = 0
+        """Of the body being read, when its deadline began anew."""
         self._stuck_since_s = 0.0
         """When the sweep first saw that the client does not take what it was sent; 0: it does."""
 
@@ -270,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
         if self._waiting or reader.unencouraged is not None:
             # It is not the client that keeps the rest of its request back.
             reader.since_s = now_s
-        elif not reader.since_s:
+        elif not reader.since_s or self._is_body_on_its_way():
             reader.since_s = now_s
         elif now_s - reader.since_s > self._stage_ms_max() / 1000:
             self._expire_stage()
@@ -282,12 +286,22 @@ class ClientConnection(asyncio.Protocol):
         self._stuck_since_s = self._stuck_since_s or now_s
         return now_s - self._stuck_since_s > self._limits.answer_ms_max / 1000
 
+    def _is_body_on_its_way(self) -> bool:
+        """As much of it has come since its deadline began as is asked of the whole of it."""
+        body_bytes = self._reader.body_bytes
+        self._paced_bytes = min(self._paced_bytes, body_bytes)
+        asked_bytes = BODY_BYTES_PER_S_MIN * self._limits.body_ms_max / 1000
+        if self._reader.stage is not BODY or body_bytes - self._paced_bytes < asked_bytes:
+            return False
+        self._paced_bytes = body_bytes
+        return True
+
     def _stage_ms_max(self) -> float:
         reader, limits = self._reader, self._limits
         if reader.stage is HEAD:
             return limits.header_ms_max
         if reader.stage is BODY:
-            return limits.body_ms_max + reader.body_bytes * 1000 / BODY_BYTES_PER_S_MIN
+            return limits.body_ms_max
         return limits.idle_ms_max if reader.stage is BETWEEN else LINGER_MS_MAX
 
     def _expire_stage(self) -> None:

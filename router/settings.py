@@ -66,8 +66,8 @@ class Settings:
     header_ms_max: int = 5_000
     """From a request's first byte to the end of its header section; then 408."""
     body_ms_max: int = 10_000
-    """From a request's first byte to the end of its body, and a second more for each 32 KiB
-    received; then 408."""
+    """From a request's first byte to the end of its body; anew each time that 32 KiB for each of
+    its seconds have come; then 408."""
     request_ms_max: int = 15_000
     """From the whole request to the head of its answer, resends included; then 504."""
     answer_ms_max: int = 60_000
