@@ -76,8 +76,6 @@ class Movers:
         self._running: dict[UUID, asyncio.Task[None]] = {}
         self._visiting: set[UUID] = set()
         """Of those that run, the visits of shadows."""
-        self._has_more = False
-        """Some were due, and found no place."""
         self._failures: dict[UUID, int] = {}
         self._not_before_s: dict[UUID, float] = {}
 
@@ -233,15 +231,14 @@ class Movers:
                 del memory[move_id]
 
     def _begin_due(self, records: list[MoveRecord]) -> None:
-        due = [each for each in records if each.move.move_id not in self._running]
+        idle = (each for each in records if each.move.move_id not in self._running)
         begun = next_to_begin(
-            due,
+            idle,
             moving=len(self._running) - len(self._visiting),
             visiting=len(self._visiting),
             due_s=self._not_before_s,
             now_s=time.monotonic(),
         )
-        self._has_more = len(begun) < len(due)
         for record in begun:
             self._begin(record)
 
@@ -255,8 +252,8 @@ class Movers:
         def ended(_: asyncio.Task[None]) -> None:
             self._running.pop(move_id, None)
             self._visiting.discard(move_id)
-            if self._has_more:
-                self._woken.set()
+            # Another one may have waited for the place.
+            self._woken.set()
 
         task.add_done_callback(ended)
 
