@@ -60,11 +60,12 @@ async def test_an_unexpected_status_is_counted() -> None:
 
 
 async def test_a_closed_connection_loses_its_request_and_is_replaced() -> None:
-    async with server(ANSWER, requests_max=5) as address:
+    # Not so few that a fast machine meets the bound on closed connections.
+    async with server(ANSWER, requests_max=100) as address:
         load = Load(address=address, kinds=[GET], connections=2, seconds=1.0, warmup_s=0)
         result = await generate(load)
     assert result.kinds[0].lost > 0
-    assert result.kinds[0].answered > 10, "more than the first two connections answer"
+    assert result.kinds[0].answered > 200, "more than the first two connections answer"
 
 
 async def test_an_open_loop_charges_a_slow_server_from_the_intended_time() -> None:

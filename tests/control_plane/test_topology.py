@@ -78,7 +78,7 @@ def test_every_key_is_read() -> None:
     assert (first.indexes[0].name, first.indexes[0].tenant, first.indexes[0].line) == (
         "metadata",
         "acme",
-        18,
+        20,
     )
     assert second == CellSpec(name=second.name), "an empty cell has every default"
 
