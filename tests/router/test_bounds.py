@@ -159,6 +159,28 @@ def test_bodies_held_are_bounded(platform: Platform) -> None:
     assert platform.client(router).ask(request("POST", body=body)).status == 200
 
 
+def test_bodies_of_clients_that_hung_up_are_held_until_they_are_carried_out(
+    platform: Platform,
+) -> None:
+    gate, _, router = gated(
+        platform, buffered_bytes_max=250_000, cell_connections_max=1, cell_wait_ms_max=60_000
+    )
+    body = b"x" * 100_000
+    edge = router.router.edge
+    counts = 'cloister_router_in_flight{cell="cell-a"}', 'cloister_router_waiting{cell="cell-a"}'
+    for count in counts:
+        with Client(router.port) as client:
+            client.send(request("POST", body=body))
+            wait_until(lambda count=count: router.metric(count) == 1, "the request")
+            client.reset()
+    wait_until(lambda: not edge.connections, "the clients to be gone")
+    assert router.metric("cloister_router_buffered_bytes") == 200_000
+    refused = platform.client(router).ask(request("POST", body=body))
+    assert (refused.status, refused.code) == (503, "router_overloaded")
+    gate.opened.set()
+    wait_until(lambda: router.metric("cloister_router_buffered_bytes") == 0, "the bodies' end")
+
+
 def test_thousand_connections_leave_nothing_behind(platform: Platform) -> None:
     gate, _, router = gated(platform)
     gate.opened.set()
@@ -169,7 +191,7 @@ def test_thousand_connections_leave_nothing_behind(platform: Platform) -> None:
             elif index % 3 == 1:
                 assert client.ask(request()).status == 200
     wait_until(lambda: router.metric("cloister_router_client_connections") == 0, "the last to go")
-    assert router.metric("cloister_router_buffered_bytes") == 0
+    wait_until(lambda: router.metric("cloister_router_buffered_bytes") == 0, "the last bodies")
     assert router.metric('cloister_router_cell_connections{cell="cell-a"}') <= 3
 
 
