@@ -12,12 +12,14 @@ from router.errors import TooManyRequests
 class TenantTraffic:
     """One tenant's traffic through this router, and its limits."""
 
-    __slots__ = ("_filled_s", "_tokens", "burst", "in_flight", "in_flight_max", "rate")
+    __slots__ = ("_filled_s", "_tokens", "burst", "carried", "in_flight", "in_flight_max", "rate")
 
     def __init__(self, in_flight_max: int) -> None:
         self.in_flight = 0
         """Requests on their way to a cell and back; those held while the tenant moves are not."""
         self.in_flight_max = in_flight_max
+        self.carried = 0
+        """Of those, how many have a connection to a cell."""
         self.rate: float | None = None
         """Requests per second; None: not limited."""
         self.burst = 0.0

@@ -293,7 +293,7 @@ class RequestReader:
         if not route.traffic.is_free:
             exchange.refusal = route.traffic.refusal(monotonic())
         if exchange.refusal is None and exchange.framed:
-            exchange.refusal = route.pool.refusal()
+            exchange.refusal = route.pool.refusal(route.traffic)
             if exchange.refusal is None and exchange.length:
                 edge.check_room(exchange.length)
 
