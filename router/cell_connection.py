@@ -319,7 +319,10 @@ class CellConnection(asyncio.Protocol):
         close = exchange.close or pool.forwarder.draining
         answer = self._rest(exchange) if exchange.answering else self._whole(close)
         self._exchange = exchange.carrier = self._head = None
-        exchange.route.traffic.carried -= 1
+        traffic = exchange.route.traffic
+        traffic.carried -= 1
+        if traffic.rate is not None:
+            traffic.answered(exchange.authorization, self._status)
         self._heard = self._complete = False
         # Before the client is answered: its next request, already waiting, can then use this
         # very connection.

@@ -291,7 +291,7 @@ class RequestReader:
         """Refuse by the head alone what would be refused later, before its body is held."""
         route, edge = exchange.route, self._edge
         if not route.traffic.is_free:
-            exchange.refusal = route.traffic.refusal(monotonic())
+            exchange.refusal = route.traffic.refusal(monotonic(), exchange.authorization)
         if exchange.refusal is None and exchange.framed:
             exchange.refusal = route.pool.refusal(route.traffic)
             if exchange.refusal is None and exchange.length:
