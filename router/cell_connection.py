@@ -114,6 +114,7 @@ class CellConnection(asyncio.Protocol):
         """Carry the exchange. Requires an idle connection that is not closing."""
         self._exchange = exchange
         exchange.carrier = self
+        exchange.route.traffic.carried += 1
         self.since_s = 0.0
         head = framing.request_head(exchange, self._pool.deadline_ms(exchange), self._pool.signer)
         if len(exchange.body) <= ONE_WRITE_BYTES_MAX:
@@ -126,6 +127,10 @@ class CellConnection(asyncio.Protocol):
 
     def is_idle(self) -> bool:
         return self._exchange is None
+
+    def owes(self) -> bool:
+        """The cell has a request of which it has answered nothing."""
+        return self._exchange is not None and not self._exchange.answering
 
     def is_orphaned(self) -> bool:
         """Busy, but nobody waits for the answer."""
@@ -142,6 +147,7 @@ class CellConnection(asyncio.Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.carrier = None
+            exchange.route.traffic.carried -= 1
         self._transport.abort()
         return exchange
 
@@ -159,10 +165,11 @@ class CellConnection(asyncio.Protocol):
         self._pool.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        exchange = self.abandon()
         # First out of the pool: the resend that may follow must not find this connection there.
         self._pool.disconnected(self)
-        if self._exchange is not None:
-            self._lose(Loss.BROKEN if self._heard else Loss.SILENT)
+        if exchange is not None:
+            self._pool.forwarder.lost(exchange, Loss.BROKEN if self._heard else Loss.SILENT)
 
     def eof_received(self) -> bool:
         self._pool.not_idle(self)
@@ -312,6 +319,10 @@ class CellConnection(asyncio.Protocol):
         close = exchange.close or pool.forwarder.draining
         answer = self._rest(exchange) if exchange.answering else self._whole(close)
         self._exchange = exchange.carrier = self._head = None
+        traffic = exchange.route.traffic
+        traffic.carried -= 1
+        if traffic.rate is not None:
+            traffic.answered(exchange.authorization, self._status)
         self._heard = self._complete = False
         # Before the client is answered: its next request, already waiting, can then use this
         # very connection.
@@ -393,12 +404,5 @@ class CellConnection(asyncio.Protocol):
                 "reason": reason,
             },
         )
-        self._lose(Loss.UNUSABLE)
-
-    def _lose(self, loss: Loss) -> None:
-        exchange = self._exchange
-        assert exchange is not None, "nothing to lose"
-        self._exchange = exchange.carrier = None
-        self._pool.not_idle(self)
-        self._transport.abort()
-        self._pool.forwarder.lost(exchange, loss)
+        self.abandon()
+        self._pool.forwarder.lost(exchange, Loss.UNUSABLE)

@@ -1,15 +1,16 @@
 """The kept-alive connections to one cell, and the bounded queue of requests waiting for one.
 
 A request takes an idle connection at once, the one used last, so that the surplus of a burst grows
-old and is closed. Otherwise it waits, first come first served, while connections are opened, as
-many as wait and the bound allows. Waiting is bounded in number and time. Every step is synchronous;
-only opening a connection awaits, in a task of its own.
+old and is closed. Otherwise it waits while connections are opened, as many as wait and the bound
+allows; also where its tenant has its share of them (`waiting`): the next tenant then finds them
+open. Waiting is bounded in number and time. Every step is synchronous; only opening a connection
+awaits, in a task of its own.
 """
 
 import asyncio
 import logging
 import random
-from collections import Counter, deque
+from collections import Counter
 from time import monotonic
 from typing import Final, Protocol
 
@@ -20,8 +21,10 @@ from router.breaker import Breaker
 from router.cell_connection import CellConnection
 from router.errors import CellOverloaded, CellUnreachable, Refusal
 from router.exchange import Exchange, Loss
+from router.limits import TenantTraffic
 from router.repetition import RepeatedAnswer
 from router.settings import Address, Settings
+from router.waiting import WaitingRequests, may_take
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class CellPool:
         self._settings = settings
         self._connections: set[CellConnection] = set()
         self._idle: list[CellConnection] = []
-        self._waiters: deque[Exchange] = deque()
+        self._waiting = WaitingRequests()
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
         self._reachable = True
@@ -99,7 +102,7 @@ class CellPool:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return self._waiting.count
 
     def deadline_ms(self, exchange: Exchange) -> int:
         """For how long somebody still waits for its answer."""
@@ -116,7 +119,8 @@ class CellPool:
             self.forwarder.refuse(exchange, CellUnreachable(CELL_FAILED))
             return
         idle = self._idle
-        while idle:
+        may = may_take(exchange.route.traffic.carried, self._left())
+        while idle and may:
             connection = idle.pop()
             # Found closed with nothing sent yet: the next one is as good.
             if not connection.is_closing():
@@ -126,26 +130,29 @@ class CellPool:
             self._shed(exchange, "too many requests wait for this cell")
             return
         exchange.waiting_since_s = monotonic()
-        self._waiters.append(exchange)
+        self._waiting.add(exchange)
         self._open_for_waiters()
+
+    def _left(self) -> int:
+        """Connections that carry nothing, or are not opened yet."""
+        return self._settings.cell_connections_max - len(self._connections) + len(self._idle)
 
     def _is_full(self) -> bool:
         # Those for whom a connection is being opened, or can be, do not count.
         openable = self._settings.cell_connections_max - len(self._connections)
-        return len(self._waiters) >= self._settings.cell_waiters_max + openable
+        return self._waiting.count >= self._settings.cell_waiters_max + openable
 
-    def refusal(self) -> Refusal | None:
-        """Why a request submitted now would be refused, if that is known already."""
+    def refusal(self, traffic: TenantTraffic) -> Refusal | None:
+        """Why a request of this tenant submitted now would be refused, if that is known already."""
         if not self.breaker.is_closed and not self.breaker.is_tried(monotonic()):
             return CellUnreachable(CELL_FAILED)
-        if not self._idle and self._is_full():
+        if self._is_full() and not (self._idle and may_take(traffic.carried, self._left())):
             return CellOverloaded("too many requests wait for this cell")
         return None
 
     def withdraw(self, exchange: Exchange) -> None:
         """The exchange waits no longer, if it did."""
-        if exchange in self._waiters:
-            self._waiters.remove(exchange)
+        self._waiting.remove(exchange)
 
     def may_resend(self) -> bool:
         """Take one resend out of this second's budget, if any is left.
@@ -177,13 +184,19 @@ class CellPool:
         answers = sum(self.answers)
         if answers != self._answers_swept:
             self._answers_swept, self._answered_s = answers, now_s
-        while self._waiters and now_s - self._waiters[0].waiting_since_s > wait_s:
-            self._shed(self._waiters.popleft(), "no connection to this cell came free in time")
-            if now_s - self._answered_s > wait_s:
+        for exchange in self._waiting.take_late(now_s - wait_s):
+            self._shed(exchange, "no connection to this cell came free in time")
+            if now_s - self._answered_s > wait_s and not self._is_all_answered():
                 # One that answers others has more to do than it can, but has not failed.
                 self.failed()
+        if self._closed and not self._waiting.count:
+            self.close()
         for connection in tuple(self._connections):
             self._sweep_connection(connection, now_s)
+
+    def _is_all_answered(self) -> bool:
+        """What the cell has is answered, and only waits for those who read the answers."""
+        return self.in_flight > 0 and not any(each.owes() for each in self._connections)
 
     def _sweep_connection(self, connection: CellConnection, now_s: float) -> None:
         is_idle = connection.is_idle()
@@ -240,10 +253,13 @@ class CellPool:
         self.release(connection)
 
     def release(self, connection: CellConnection) -> None:
-        """The connection is free: for whoever waits longest, else for later."""
-        if self._waiters:
-            connection.send(self._waiters.popleft())
-        elif self._closed:
+        """The connection is free: for whose turn it is, else for later."""
+        waiting = self._waiting
+        # It is one of those left, but not yet among the idle ones.
+        exchange = waiting.take(self._left() + 1) if waiting.count else None
+        if exchange is not None:
+            connection.send(exchange)
+        elif self._closed and not waiting.count:
             connection.close()
         else:
             connection.since_s = 0.0
@@ -257,6 +273,11 @@ class CellPool:
     def disconnected(self, connection: CellConnection) -> None:
         self._connections.discard(connection)
         self.not_idle(connection)
+        if self._idle and self._waiting.count:
+            # There is one more left now, which may be enough for a tenant that has its share.
+            idle = self._idle.pop()
+            if not idle.is_closing():
+                self.release(idle)
         # A waiter that found every connection taken may open one in its place.
         self._open_for_waiters()
 
@@ -264,7 +285,7 @@ class CellPool:
 
     def _open_for_waiters(self) -> None:
         while (
-            len(self._opening) < len(self._waiters)
+            len(self._opening) < self._waiting.count
             and len(self._connections) + len(self._opening) < self._settings.cell_connections_max
         ):
             task = asyncio.get_running_loop().create_task(
@@ -294,10 +315,13 @@ class CellPool:
             log.warning(
                 "cell unreachable", extra={"cell": self.cell, "reason": str(error) or repr(error)}
             )
-        # One attempt was made for each waiter; the longest waiting bears the failure, unless
-        # another connection came free and served it meanwhile.
-        if len(self._waiters) > len(self._opening):
-            self.forwarder.lost(self._waiters.popleft(), Loss.CONNECT)
+        # One attempt was made for each waiter; the next in turn bears the failure, unless another
+        # connection came free and served it meanwhile. Whatever its tenant has: attempts that
+        # nobody bears would be repeated for as long as anybody waits.
+        if self._waiting.count > len(self._opening):
+            exchange = self._waiting.take(self._settings.cell_connections_max)
+            if exchange is not None:
+                self.forwarder.lost(exchange, Loss.CONNECT)
 
     def _shed(self, exchange: Exchange, message: str) -> None:
         self.shed += 1

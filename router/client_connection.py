@@ -80,7 +80,6 @@ class ClientConnection(asyncio.Protocol):
         if exchange is not None:
             # The request was received whole: it is carried out, only nobody hears of it.
             exchange.client = None
-            self._forget(exchange)
             if exchange.answering and exchange.carrier is not None:
                 # Its effect is committed, as the cell has begun to answer; the rest is for nobody.
                 exchange.carrier.close()
@@ -124,7 +123,7 @@ class ClientConnection(asyncio.Protocol):
             self._begin(exchange)
             return
         if len(self._waiting) >= PIPELINED_MAX:
-            self._forget(exchange)
+            exchange.end()
             raise RouterOverloaded(f"more than {PIPELINED_MAX} pipelined requests")
         self._waiting.append(exchange)
         self._transport.pause_reading()
@@ -162,8 +161,6 @@ class ClientConnection(asyncio.Protocol):
         exchange.end()
         exchange.client = None
         self._transport.write(answer)
-        if exchange.body:
-            self._edge.unbuffer(len(exchange.body))
         self._current = None
         if close:
             self._close()
@@ -249,12 +246,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _forget_waiting(self) -> None:
         for exchange in self._waiting:
-            self._forget(exchange)
+            exchange.end()
         self._waiting.clear()
-
-    def _forget(self, exchange: Exchange) -> None:
-        if exchange.body:
-            self._edge.unbuffer(len(exchange.body))
 
     # -- deadlines
 

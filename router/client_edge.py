@@ -41,7 +41,8 @@ class ClientEdge:
         self._draining_since_s = 0.0
         self.connections: set[ClientConnection] = set()
         self.buffered_bytes = 0
-        """Of request bodies held, from their first byte until they are answered."""
+        """Of request bodies held, from their first byte until nobody will send them any more, also
+        where the client has hung up."""
         self.refusals: Counter[type[Refusal]] = Counter()
         # Unique over all routers and restarts by the random part, cheap by the counting one.
         self._id_prefix = os.urandom(6).hex().encode()

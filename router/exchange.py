@@ -15,6 +15,7 @@ from router.errors import Refusal
 if TYPE_CHECKING:
     from router.cell_connection import CellConnection
     from router.client_connection import ClientConnection
+    from router.client_edge import ClientEdge
     from router.hold import Lane
     from router.limits import TenantTraffic
     from router.routing_table import Route
@@ -50,6 +51,7 @@ class Exchange:
         "fields",
         "framed",
         "held_s",
+        "holder",
         "hops",
         "http_10",
         "is_head",
@@ -98,6 +100,8 @@ class Exchange:
         """Header lines to forward, each with its leading CRLF; the idempotency key's is not
         among them."""
         self.body = b""
+        self.holder: ClientEdge | None = None
+        """Counts the body among those held, if there is one."""
         self.refusal: Refusal | None = None
         """Decided by the head alone; answered once the body is read and thrown away."""
         self.route: Route
@@ -143,6 +147,10 @@ class Exchange:
             self.lane.left(self)
         if self.span is not None:
             self.span.end(self)
+        # Last, as a lane counts the bytes of what leaves it.
+        if self.body and self.holder is not None:
+            self.holder.unbuffer(len(self.body))
+            self.body = b""
 
     def rest(self) -> None:
         """It is in flight no longer, at least for now."""

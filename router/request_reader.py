@@ -205,7 +205,7 @@ class RequestReader:
         if head.has_length:
             exchange.framed = True
             self._edge.buffer(len(body))
-            exchange.body = body
+            exchange.body, exchange.holder = body, self._edge
         self._vain_memories = 0
         self.since_s = 0.0
         self._client.received(exchange)
@@ -291,9 +291,9 @@ class RequestReader:
         """Refuse by the head alone what would be refused later, before its body is held."""
         route, edge = exchange.route, self._edge
         if not route.traffic.is_free:
-            exchange.refusal = route.traffic.refusal(monotonic())
+            exchange.refusal = route.traffic.refusal(monotonic(), exchange.authorization)
         if exchange.refusal is None and exchange.framed:
-            exchange.refusal = route.pool.refusal()
+            exchange.refusal = route.pool.refusal(route.traffic)
             if exchange.refusal is None and exchange.length:
                 edge.check_room(exchange.length)
 
@@ -317,6 +317,7 @@ class RequestReader:
         self._exchange = None
         if body:
             exchange.body = body[0] if len(body) == 1 else b"".join(body)
+            exchange.holder = self._edge
             body.clear()
         if exchange.framed:
             self.body_bytes = self._body_bytes_before = self._barren_bytes = 0

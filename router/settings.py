@@ -77,10 +77,11 @@ class Settings:
     drain_ms_max: int = 10_000
     """After SIGTERM: how long requests in flight may take to finish."""
 
-    cell_connections_max: int = 64
-    """Per cell; each carries one request at a time, so this bounds what a cell has in flight."""
+    cell_connections_max: int = 96
+    """Per cell; each carries one request at a time, so this bounds what a cell has in flight. A
+    tenant may have twice as many as are left: 64 if it is the only one (`waiting`)."""
     cell_waiters_max: int = 256
-    """Requests per cell waiting while every connection is taken; one more is 503."""
+    """Requests per cell waiting for a connection; one more is 503."""
     cell_wait_ms_max: int = 1_000
     """How long a request waits for a connection; then 503."""
     cell_connect_ms_max: int = 1_000

