@@ -7,12 +7,16 @@ alone (its midnight): what the SDKs send, which includes Python's `str(datetime)
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from cell.errors import Unprocessable
 
 SECOND_US: Final = 1_000_000
 DAY_US: Final = 86_400 * SECOND_US
+TEXTS_MAX: Final = 256
+"""Times whose text is remembered: a transaction and its entries mostly have one and the same."""
+
 _PREFIXES_MAX: Final = 8192
 """Seconds whose text is remembered: what is written or read together is mostly of few seconds."""
 
@@ -61,6 +65,7 @@ def _unreadable(text: str, parameter: str) -> Unprocessable:
     )
 
 
+@lru_cache(maxsize=TEXTS_MAX)
 def render_timestamp(at_us: int) -> str:
     """`2024-01-02T03:04:05.678901Z`."""
     second, fraction = divmod(at_us, SECOND_US)

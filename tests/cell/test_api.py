@@ -2,6 +2,7 @@
 would not send; and one endpoint that breaks, in process.
 """
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -20,7 +21,8 @@ from cell_process import Access, CellProcess
 
 from cell.answers import Answer
 from cell.api import TenantApi, split_path
-from cell.calls import BODY_BYTES_MAX, Call, CellParts, Route
+from cell.calls import BODY_BYTES_MAX, Call, CellParts, Route, read_body
+from cell.errors import InvalidRequest
 from cell.ledger.commands import Command, CreateApiKey
 from cell.ledger.model import TenantId
 from cell.metrics import RequestMetrics
@@ -369,6 +371,24 @@ def test_client_that_goes_away_within_its_body(access: Access) -> None:
     )
     assert sent == b""
     assert len(ledgers_of(access)) == before
+
+
+async def test_body_that_comes_in_parts_and_one_that_stops_coming(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Method: the reading alone, with the messages of a server that waits for its client."""
+    parts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    headers = {b"content-type": b"application/json"}
+    reading = asyncio.create_task(read_body(headers, parts.get))
+    for part, more in ((b'{"a"', True), (b": 1", True), (b"}", False)):
+        await asyncio.sleep(0)
+        parts.put_nowait({"type": "http.request", "body": part, "more_body": more})
+    assert await reading == b'{"a": 1}'
+
+    monkeypatch.setattr("cell.calls.BODY_S_MAX", 0.01)
+    parts.put_nowait({"type": "http.request", "body": b'{"a"', "more_body": True})
+    with pytest.raises(InvalidRequest, match="did not arrive within"):
+        await read_body(headers, parts.get)
 
 
 def ledgers_of(access: Access) -> list[Any]:
