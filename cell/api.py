@@ -70,13 +70,13 @@ class TenantApi:
             call = Call(self._parts, principal, ids, headers, query_string, receive, started_s)
             answer = await endpoint(call)
         except ApiError as error:
-            answer = answer_error(error)
+            answer = answer_error(error, repeatable=_is_repeatable(method, headers))
         except ClientGone:
             return
         except Exception:
             fields = {"request_id": request_id.decode(), "method": method, "route": shape}
             log.exception("request failed", extra=fields)
-            answer = answer_failure()
+            answer = answer_failure(repeatable=_is_repeatable(method, headers))
         start = {
             "type": "http.response.start",
             "status": answer.status,
@@ -115,6 +115,11 @@ def _signed(scope: dict[str, Any], headers: dict[bytes, bytes]) -> Iterator[byte
     yield scope["query_string"]
     for name in SIGNED_HEADERS:
         yield headers.get(name, b"")
+
+
+def _is_repeatable(method: str, headers: dict[bytes, bytes]) -> bool:
+    """Only POST creates something anew, and not where its key names what was created."""
+    return method != "POST" or b"idempotency-key" in headers
 
 
 def split_path(path: str) -> tuple[str, tuple[str, ...]]:
