@@ -91,7 +91,10 @@ def _needs_of_present(
     needs: Needs,
 ) -> None:
     needs.row(LedgerAccountSettlement, tenant_id, command.id)
-    if command.is_exclusive():
+    if (
+        isinstance(command, ContinueLedgerAccountSettlement)
+        or command.status is SettlementStatus.ARCHIVED
+    ):
         held = HeldEntries(command.id, command.entries_per_step)
         needs.questions.add((tenant_id, held))
 
