@@ -27,6 +27,7 @@ IN_FLIGHT_RETRY_MS: Final = 100
 """A command is settled within a few milliseconds; the SDK's own pause would be half a second."""
 
 UNAVAILABLE_RETRY_S: Final = 1
+_RETRY_AFTER: Final = (b"retry-after", str(UNAVAILABLE_RETRY_S).encode())
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -53,28 +54,38 @@ class ErrorView(msgspec.Struct, frozen=True):
     errors: Problem
 
 
-def answer_error(error: ApiError) -> Answer:
+def answer_error(error: ApiError, *, repeatable: bool) -> Answer:
+    """`repeatable`: whatever came of it, the same request sent again does no harm."""
     parameter = UNSET if error.parameter is None else error.parameter
     view = ErrorView(Problem(error.code, error.message, parameter))
-    return Answer(error.status, render(view), _error_headers(error))
+    return Answer(error.status, render(view), _error_headers(error, repeatable))
 
 
-def answer_failure() -> Answer:
-    """The answer to a mistake of ours: what happened is in the log, under the request id."""
+def answer_failure(*, repeatable: bool) -> Answer:
+    """The answer to a mistake of ours: what happened is in the log, under the request id.
+
+    It may have happened after the commit; `repeatable` as of `answer_error`.
+    """
     problem = Problem("internal_error", "the cell failed; its log has the reason")
-    return Answer(500, render(ErrorView(problem)))
+    return Answer(500, render(ErrorView(problem)), (_should_retry(repeatable),))
 
 
-def _error_headers(error: ApiError) -> Headers:
+def _should_retry(helps: bool) -> tuple[bytes, bytes]:
+    return (b"x-should-retry", b"true" if helps else b"false")
+
+
+def _error_headers(error: ApiError, repeatable: bool) -> Headers:
     if isinstance(error, Conflict):
         if error.retryable:
             pause = str(IN_FLIGHT_RETRY_MS).encode()
-            return ((b"x-should-retry", b"true"), (b"retry-after-ms", pause))
-        return ((b"x-should-retry", b"false"),)
+            return (_should_retry(True), (b"retry-after-ms", pause))
+        return (_should_retry(False),)
     if isinstance(error, NotApplied):
         return _verdict_headers(error)
-    if isinstance(error, OutcomeUnknown | Unavailable):
-        return ((b"retry-after", str(UNAVAILABLE_RETRY_S).encode()),)
+    if isinstance(error, OutcomeUnknown):
+        return (_should_retry(repeatable), _RETRY_AFTER)
+    if isinstance(error, Unavailable):
+        return (_RETRY_AFTER,)
     if isinstance(error, Unauthenticated):
         return ((b"www-authenticate", b'Basic realm="cloister"'),)
     if isinstance(error, MethodNotAllowed):
@@ -88,7 +99,7 @@ def _error_headers(error: ApiError) -> Headers:
 def _verdict_headers(error: NotApplied) -> Headers:
     headers = [
         (NOT_APPLIED_HEADER.encode(), error.verdict.value.encode()),
-        (b"retry-after", str(UNAVAILABLE_RETRY_S).encode()),
+        _RETRY_AFTER,
     ]
     if error.epoch is not None:
         headers.append((EPOCH_HEADER.encode(), str(error.epoch).encode()))

@@ -10,13 +10,13 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from cell.answers import answer_error, answer_failure
+from cell.answers import Answer, Headers, answer_error, answer_failure
 from cell.calls import Call, CellParts, ClientGone, Endpoint, Receive, Route
-from cell.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
+from cell.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound, Unavailable
 from cell.metrics import RequestMetrics
 from cell.signature import SIGNATURE_HEADER, SIGNED_HEADERS, Verifier
 from cell.wire import PUBLIC_REQUEST_ID_HEADER, REQUEST_ID_HEADER
@@ -27,6 +27,7 @@ _REQUEST_ID_OUT: Final = PUBLIC_REQUEST_ID_HEADER.encode()
 _SIGNATURE: Final = SIGNATURE_HEADER.encode()
 _CONTENT_TYPE: Final = (b"content-type", b"application/json")
 _UNROUTED: Final = "unrouted"
+_UNSEEN: Final = "the cell has lost its database for a moment; try again shortly"
 
 log = logging.getLogger("cell.api")
 
@@ -40,11 +41,16 @@ class TenantApi:
         routes: Iterable[Route],
         metrics: RequestMetrics,
         verifier: Verifier | None = None,
+        connection: Callable[[], int | None] = lambda: 0,
     ) -> None:
-        """Without a verifier, requests are taken from anybody who can reach the cell."""
+        """Without a verifier, requests are taken from anybody who can reach the cell.
+
+        `connection`: as of `HeadWatch`.
+        """
         self._parts = parts
         self._metrics = metrics
         self._verifier = verifier
+        self._connection = connection
         self._endpoints: dict[str, dict[str, Endpoint]] = {}
         for route in routes:
             shape, _ = split_path(route.path)
@@ -58,6 +64,7 @@ class TenantApi:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = self._request_id(headers)
         shape = _UNROUTED
+        connection = self._connection()
         try:
             if self._verifier is not None:
                 self._verifier.check(headers.get(_SIGNATURE), *_signed(scope, headers))
@@ -70,24 +77,19 @@ class TenantApi:
             call = Call(self._parts, principal, ids, headers, query_string, receive, started_s)
             answer = await endpoint(call)
         except ApiError as error:
-            answer = answer_error(error)
+            answer = answer_error(error, repeatable=_is_repeatable(method, headers))
         except ClientGone:
             return
         except Exception:
             fields = {"request_id": request_id.decode(), "method": method, "route": shape}
             log.exception("request failed", extra=fields)
-            answer = answer_failure()
-        start = {
-            "type": "http.response.start",
-            "status": answer.status,
-            "headers": [
-                _CONTENT_TYPE,
-                (b"content-length", b"%d" % len(answer.body)),
-                (_REQUEST_ID_OUT, request_id),
-                *answer.headers,
-            ],
-        }
-        await send(start)
+            answer = answer_failure(repeatable=_is_repeatable(method, headers))
+        if method == "GET" and (connection is None or self._connection() != connection):
+            # Of a database that nobody has looked at yet, or that was restored meanwhile: even
+            # what is not there may be missing only.
+            answer = answer_error(Unavailable(_UNSEEN), repeatable=True)
+        head = _head_fields(answer, request_id)
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
         await send({"type": "http.response.body", "body": answer.body})
         self._metrics.observe(method, shape, answer.status, time.perf_counter() - started_s)
 
@@ -108,6 +110,15 @@ class TenantApi:
         return endpoint
 
 
+def _head_fields(answer: Answer, request_id: bytes) -> Headers:
+    return (
+        _CONTENT_TYPE,
+        (b"content-length", b"%d" % len(answer.body)),
+        (_REQUEST_ID_OUT, request_id),
+        *answer.headers,
+    )
+
+
 def _signed(scope: dict[str, Any], headers: dict[bytes, bytes]) -> Iterator[bytes]:
     """What a router signs of a head, in its order."""
     yield scope["method"].encode()
@@ -115,6 +126,11 @@ def _signed(scope: dict[str, Any], headers: dict[bytes, bytes]) -> Iterator[byte
     yield scope["query_string"]
     for name in SIGNED_HEADERS:
         yield headers.get(name, b"")
+
+
+def _is_repeatable(method: str, headers: dict[bytes, bytes]) -> bool:
+    """Only POST creates something anew, and not where its key names what was created."""
+    return method != "POST" or b"idempotency-key" in headers
 
 
 def split_path(path: str) -> tuple[str, tuple[str, ...]]:

@@ -95,7 +95,7 @@ class Cell:
             batch_size=settings.sequencer_async_batch_size,
             linger_s=settings.sequencer_async_linger_ms / 1000,
         )
-        self.head_watch = HeadWatch(settings.writer_dsn, self.look_at)
+        self.head_watch = HeadWatch(settings.writer_dsn, self.look_at, self.restore_watch.open)
         requests = RequestMetrics()
         self.metrics = CellMetrics(requests, self.sequencer, self.queue)
         parts = CellParts(
@@ -112,7 +112,13 @@ class Cell:
             },
         )
         key = settings.router_key
-        self.tenant_api = TenantApi(parts, ROUTES, requests, Verifier(key) if key else None)
+        self.tenant_api = TenantApi(
+            parts,
+            ROUTES,
+            requests,
+            Verifier(key) if key else None,
+            connection=lambda: self.head_watch.connection,
+        )
         self.operator_api = OperatorApi(self).application()
 
     @property

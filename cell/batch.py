@@ -219,7 +219,7 @@ def _record(submission: Submission, stamp: Stamp, effects: Effects) -> Record:
         id_base=stamp.id_base,
         api_key_id=idempotency.api_key_id if idempotency else None,
         idempotency_key=idempotency.key if idempotency else None,
-        command=submission.command,
+        command=effects.recorded_as or submission.command,
         inserted=effects.inserted,
         updated=effects.updated,
     )

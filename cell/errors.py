@@ -134,7 +134,10 @@ class NotApplied(ApiError):
 
 
 class OutcomeUnknown(ApiError):
-    """The answer did not come in time; a repeat with the same idempotency key tells."""
+    """The answer did not come in time; a repeat with the same idempotency key tells.
+
+    A POST without a key could be done twice: its answer tells SDKs not to repeat it.
+    """
 
     status = 503
     code = "conflict"

@@ -25,7 +25,6 @@ from cell.ledger.model import (
     LedgerEntry,
     LedgerTransaction,
     Row,
-    SettlementEntry,
     SettlementStatus,
     Status,
     TenantId,
@@ -109,7 +108,10 @@ def _of_monitor(row: BalanceMonitor, record: Record, is_new: bool) -> tuple[Even
 def _of_settlement(
     row: LedgerAccountSettlement, record: Record, is_new: bool
 ) -> tuple[EventKind, ...]:
-    """Gathering ends in a creation or in a step; the rest is asked for by a status."""
+    """Gathering ends in a creation or in a step; the rest is asked for by a status.
+
+    A status that was there already is not recorded as asked for.
+    """
     command = record.command
     if row.updated_at_us != record.at_us:
         # A repeat, which changed nothing.
@@ -122,21 +124,10 @@ def _of_settlement(
         case SettlementStatus.POSTED if gathers:
             return (EventKind.SETTLEMENT_GATHERED, EventKind.SETTLEMENT_POSTED)
         case SettlementStatus.POSTED if asked is SettlementStatus.POSTED:
-            if row.ledger_transaction_id is not None and not _writes_own_entry(row, record):
-                # It was posted before: asked again, beside another change.
-                return ()
             return (EventKind.SETTLEMENT_POSTED,)
         case SettlementStatus.ARCHIVED if gathers or asked is SettlementStatus.ARCHIVED:
             return (EventKind.SETTLEMENT_ARCHIVED,)
     return ()
-
-
-def _writes_own_entry(row: LedgerAccountSettlement, record: Record) -> bool:
-    """Only becoming posted does, of a settlement with a ledger transaction."""
-    return any(
-        type(entry) is SettlementEntry and entry.is_own and entry.settlement_id == row.id
-        for entry in record.inserted
-    )
 
 
 EVENTS_OF_ROW: Final[dict[type[Row], KindsOfRow]] = {

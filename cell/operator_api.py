@@ -157,10 +157,10 @@ class OperatorApi:
                 self._require_token(request)
                 return _respond(await endpoint(request))
             except ApiError as error:
-                return _respond(answer_error(error))
+                return _respond(answer_error(error, repeatable=True))
             except Exception:
                 log.exception("operator request failed", extra={"path": request.url.path})
-                return _respond(answer_failure())
+                return _respond(answer_failure(repeatable=True))
 
         return guarded
 

@@ -5,8 +5,8 @@ while anything is written: an older state of the database has a number that the 
 Such a database has lost what was acknowledged since, and tenants may have moved away meanwhile. So
 all that it owns, or was importing, is quarantined, and an operator says what is to become of it
 (`cloister cells reclaim`). Asked before the cell becomes the writer, and after every loss of the
-connection before anything is written. A state that is a second old is not told from the present
-one.
+connection before anything is written or a read is answered. A state that is a second old is not
+told from the present one.
 
 The file comes first: it knows the number that will be there, and the one that may still be.
 """

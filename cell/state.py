@@ -98,6 +98,7 @@ class WorkingSet:
 
         A new transaction and its entries are left out: nobody knows their ids before the batch is
         committed, and then they are read from the database. Only its external id is known at once.
+        Whoever is led to one by another row is exclusive.
         """
         for row in effects.inserted:
             if isinstance(row, LedgerTransaction):

@@ -75,12 +75,18 @@ def without_empty_values(metadata: dict[str, str | None]) -> dict[str, str]:
 
 
 def require_both_or_neither(ledgerable_type: object, ledgerable_id: object) -> None:
-    """A link to another object is its type and its id together."""
-    if (ledgerable_type in (None, UNSET)) != (ledgerable_id in (None, UNSET)):
-        missing = "ledgerable_id" if ledgerable_id in (None, UNSET) else "ledgerable_type"
+    """A link to another object is its type and its id together; so it is taken away, by nulls."""
+    said_of_type, said_of_id = _said(ledgerable_type), _said(ledgerable_id)
+    if said_of_type != said_of_id:
+        missing = "ledgerable_id" if said_of_id < said_of_type else "ledgerable_type"
         raise Unprocessable(
             "ledgerable_type and ledgerable_id are given together", missing, "parameter_missing"
         )
+
+
+def _said(value: object) -> int:
+    """More of a value than of null, more of null than of what is not there."""
+    return 0 if value is UNSET else 1 if value is None else 2
 
 
 def resolve_amount(amount: int | UnsetType, text: str | UnsetType, entries: str, n: int) -> int:

@@ -322,7 +322,9 @@ class UpdateLedgerAccountSettlement(_Command, frozen=True, tag="update_ledger_ac
     metadata: dict[str, str | None] = {}
 
     def is_exclusive(self) -> bool:
-        return self.status is SettlementStatus.ARCHIVED
+        """Archived, it asks what is held; posted, it changes a transaction which the step in flight
+        before it may create, and which only the database can show."""
+        return self.status is not UNSET
 
 
 class ContinueLedgerAccountSettlement(

@@ -7,9 +7,12 @@ a default, so that older journals still read; any other change of a row is a new
 """
 
 from enum import StrEnum
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
 import msgspec
+
+if TYPE_CHECKING:
+    from cell.ledger.commands import Command
 
 TenantId = NewType("TenantId", str)
 
@@ -536,3 +539,5 @@ class Effects(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     inserted: tuple[Row, ...] = ()
     updated: tuple[Row, ...] = ()
+    recorded_as: "Command | None" = None
+    """The command for the journal, where less was left to do than was asked for."""

@@ -91,7 +91,10 @@ def _needs_of_present(
     needs: Needs,
 ) -> None:
     needs.row(LedgerAccountSettlement, tenant_id, command.id)
-    if command.is_exclusive():
+    if (
+        isinstance(command, ContinueLedgerAccountSettlement)
+        or command.status is SettlementStatus.ARCHIVED
+    ):
         held = HeldEntries(command.id, command.entries_per_step)
         needs.questions.add((tenant_id, held))
 
@@ -292,7 +295,9 @@ def _update(command: UpdateLedgerAccountSettlement, state: State, stamp: Stamp) 
     if status is UNSET or is_there:
         if changed == present:
             return Effects(updated=(present,))
-        return Effects(updated=(written_at(changed, stamp),))
+        # Events are worked out of the journal, which is to tell of each status once.
+        left = None if status is UNSET else replace(command, status=UNSET)
+        return Effects(updated=(written_at(changed, stamp),), recorded_as=left)
     if status is SettlementStatus.POSTED:
         return _post(changed, state, stamp)
     return _archive(changed, command, state, stamp)

@@ -4,6 +4,7 @@ would not send; and one endpoint that breaks, in process.
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import hashlib
 import json
@@ -11,7 +12,7 @@ import logging
 import re
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from cell_process import Access, CellProcess
 from cell.answers import Answer
 from cell.api import TenantApi, split_path
 from cell.calls import BODY_BYTES_MAX, Call, CellParts, Route, read_body
-from cell.errors import InvalidRequest
+from cell.errors import InvalidRequest, OutcomeUnknown
 from cell.ledger.commands import Command, CreateApiKey
 from cell.ledger.model import TenantId
 from cell.metrics import RequestMetrics
@@ -410,17 +411,18 @@ def raw_request(access: Access, headers: bytes, body: bytes = b"", *, waits: boo
 # Mistakes of ours
 
 
-async def test_unforeseen_error(
-    cell_database: Any, writer: Any, tenant_id: TenantId, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Method: the real application over ASGI, with one endpoint that breaks."""
+@contextlib.asynccontextmanager
+async def broken_application(
+    database: Any, writer: Any, tenant_id: TenantId, error: Exception, metrics: RequestMetrics
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The real application over ASGI, with one endpoint, which raises the error."""
 
     async def broken(call: Call) -> Answer:
-        raise ZeroDivisionError("secret detail")
+        raise error
 
     secret_sha256 = hashlib.sha256(b"secret").hexdigest()
     await writer.apply(tenant_id, CreateApiKey(id=str(uuid.uuid4()), secret_sha256=secret_sha256))
-    reader = Reader(cell_database.reader_dsn, pool_min=1, pool_max=1)
+    reader = Reader(database.reader_dsn, pool_min=1, pool_max=1)
     await reader.open()
     parts = CellParts(
         sequencer=None,  # type: ignore[arg-type]
@@ -432,20 +434,26 @@ async def test_unforeseen_error(
         queue=None,  # type: ignore[arg-type]
         first_answers={},
     )
-    metrics = RequestMetrics()
-    application = TenantApi(parts, [Route("GET", "/api/broken/{id}", broken)], metrics)
+    routes = [Route(method, "/api/broken/{id}", broken) for method in ("GET", "POST", "PATCH")]
+    application = TenantApi(parts, routes, metrics)
     try:
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(application),  # type: ignore[arg-type]
             base_url="http://cell",
             auth=(tenant_id, "secret"),
         ) as client:
-            with caplog.at_level(logging.ERROR):
-                answer = await client.get(
-                    "/api/broken/7", headers={"cloister-request-id": "abc-123"}
-                )
+            yield client
     finally:
         await reader.close()
+
+
+async def test_unforeseen_error(
+    cell_database: Any, writer: Any, tenant_id: TenantId, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics, error = RequestMetrics(), ZeroDivisionError("secret detail")
+    async with broken_application(cell_database, writer, tenant_id, error, metrics) as client:
+        with caplog.at_level(logging.ERROR):
+            answer = await client.get("/api/broken/7", headers={"cloister-request-id": "abc-123"})
     assert answer.status_code == 500
     assert "secret" not in answer.text
     error_of(answer)
@@ -459,3 +467,19 @@ async def test_unforeseen_error(
         if sample.name == "cloister_cell_requests_total"
     }
     assert samples == {("GET", "broken/{}", "500"): 1}
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown("not known yet"), ZeroDivisionError()])
+async def test_what_may_be_done_already_is_repeated_only_where_that_does_no_harm(
+    cell_database: Any, writer: Any, tenant_id: TenantId, error: Exception
+) -> None:
+    """SDKs repeat a 5xx by themselves unless told otherwise."""
+    metrics, key = RequestMetrics(), {"idempotency-key": "k"}
+    async with broken_application(cell_database, writer, tenant_id, error, metrics) as client:
+        answers = [
+            await client.request(method, "/api/broken/7", headers=headers)
+            for method, headers in (("POST", {}), ("POST", key), ("PATCH", {}), ("GET", {}))
+        ]
+    assert {answer.status_code for answer in answers} <= {500, 503}
+    told = [answer.headers["x-should-retry"] for answer in answers]
+    assert told == ["false", "true", "true", "true"]

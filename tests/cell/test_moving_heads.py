@@ -20,6 +20,7 @@ from cell_writing import Writing, all_of, execute, own_tenant, rows, transfer, u
 from cell.batch import Applied
 from cell.head_watch import HeadWatch
 from cell.ledger.model import TenantId
+from cell.restore_watch import RestoreWatch
 from cell.wire import Verdict
 
 MOVE = "00000000-0000-7000-8000-000000000001"
@@ -50,7 +51,8 @@ async def watched(database: Any, writing: Writing) -> AsyncIterator[list[TenantI
         told.append(tenant_id)
         writing.sequencer.forget(tenant_id)
 
-    running = asyncio.create_task(HeadWatch(database.writer_dsn, on_change).run())
+    unrestored = RestoreWatch(database.writer_dsn, None)
+    running = asyncio.create_task(HeadWatch(database.writer_dsn, on_change, unrestored.open).run())
     try:
         await until(lambda: told == [None], "the watch listens")
         yield told

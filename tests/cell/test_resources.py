@@ -453,6 +453,27 @@ def test_posting_a_pending_transaction(api: Api, pair: tuple[str, str]) -> None:
     assert discarded["status"] == "pending"
 
 
+LINK = {"ledgerable_type": "return", "ledgerable_id": "r-1"}
+
+
+@pytest.mark.parametrize("name", LINK)
+@pytest.mark.parametrize("value", ["return", None])
+def test_half_a_link_is_never_left(
+    api: Api, pair: tuple[str, str], name: str, value: str | None
+) -> None:
+    made = api.transaction(debit(pair[0], 5), credit(pair[1], 5), **LINK)
+    path = f"ledger_transactions/{made['id']}"
+    (other,) = LINK.keys() - {name}
+    half = {name: value}
+    for body in (half, {**half, other: None}) if value else (half, {**half, other: "return"}):
+        missing = name if body.get(other) else other
+        error = api.refused(422, "PATCH", path, json=body)
+        assert (error["code"], error["parameter"]) == ("parameter_missing", missing)
+    assert api.ok("GET", path) == made
+    unlinked = api.ok("PATCH", path, json=dict.fromkeys(LINK))
+    assert {unlinked[each] for each in LINK} == {None}
+
+
 def test_archiving_frees_the_balances(api: Api, pair: tuple[str, str]) -> None:
     made = api.transaction(debit(pair[0], 5), credit(pair[1], 5), external_id="x")
     archived = api.ok("PATCH", "ledger_transactions/x", json={"status": "archived"})

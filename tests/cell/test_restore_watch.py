@@ -4,6 +4,7 @@ of a cell, its file, and the number of an older state put into the one or the ot
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from uuid import UUID, uuid4
 import msgspec
 import psycopg
 import pytest
-from cell_writing import execute, own_tenant
+from cell_process import running_cell
+from cell_writing import execute, own_tenant, rows
 
 from cell import restore_watch
 from cell.errors import SettingsInvalid
@@ -135,6 +137,50 @@ async def test_a_restore_under_a_running_cell_is_noticed(
         restore(cell_database)
         await until(lambda: watch.quarantined)
     assert states(cell_database) == {"quarantined": len(STATES), "moved": 1}
+
+
+LOSE_ALL = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND starts_with(application_name, 'cloister-')
+"""
+HELD_UP = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'cloister-restore'
+    AND wait_event_type = 'Lock'
+"""
+
+
+def test_nothing_is_read_of_a_restored_one(cell_database: Any, file: Path, tmp_path: Path) -> None:
+    """Method: every connection of a cell is lost, as it is where Postgres stops; the one that comes
+    back is older, and the quarantine is held up while it is asked for what it has."""
+    dsn = cell_database.superuser_dsn
+    with (
+        running_cell(cell_database, tmp_path, INCARNATION_FILE=str(file)) as cell,
+        cell.new_tenant().http() as http,
+    ):
+        ledger = http.post("/api/ledgers", json={"name": "L"}).json()
+        paths = ("ledgers", f"ledgers/{ledger['id']}", f"ledgers/{uuid4()}", "events")
+        assert [http.get(f"/api/{path}").status_code for path in paths] == [200, 200, 404, 200]
+        with psycopg.connect(dsn) as holder:
+            holder.execute("SELECT FROM tenant_heads FOR UPDATE")
+            restore(cell_database)
+            execute(dsn, LOSE_ALL)
+            wait_until(lambda: rows(dsn, HELD_UP), "the quarantine is held up")
+            for path in paths * 3:
+                answer = http.get(f"/api/{path}")
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), path
+        told = "cloister-not-applied"
+        wait_until(lambda: told in http.get("/api/ledgers").headers, "quarantined")
+        for path in (paths[1], paths[2]):
+            answer = http.get(f"/api/{path}")
+            assert (answer.status_code, answer.headers[told]) == (503, "quarantined")
+
+
+def wait_until(condition: Any, what: str) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.01)
 
 
 @pytest.fixture

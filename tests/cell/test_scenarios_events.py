@@ -191,6 +191,7 @@ def test_settlements_make_events(books: Books) -> None:
     assert names(first.id) == ["finish_processing"]
     settlements.update(first.id, status="archived")
     settlements.update(first.id, status="archived")
+    settlements.update(first.id, status="archived", description="not an event")
     assert names(first.id) == ["finish_archiving", "finish_processing"]
     second = settlements.create(**between)
     settlements.update(second.id, status="posted")
@@ -203,6 +204,15 @@ def test_settlements_make_events(books: Books) -> None:
     assert names(third.id) == ["posted", "finish_processing"]
     drafted = settlements.create(**between, status="drafting")
     assert names(drafted.id) == []
+    for description in "de":
+        settlements.update(drafted.id, status="archived", description=description)
+    assert names(drafted.id) == ["finish_archiving"]
+    books.deposit(9)
+    bare = settlements.create(**between, skip_settlement_ledger_transaction=True)
+    for description in "de":
+        settlements.update(bare.id, status="posted", description=description)
+    assert names(bare.id) == ["posted", "finish_processing"]
+    assert settlements.retrieve(bare.id).description == "e"
 
 
 def test_events_are_filtered_and_paged(access: Access, books: Books) -> None:

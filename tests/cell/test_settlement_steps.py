@@ -15,11 +15,12 @@ from typing import Any
 import httpx
 import psycopg
 from cell_process import DEADLINE_S, Access, running_cell
-from cell_writing import CREDIT, DEBIT, draft, own_tenant, rows, write
+from cell_writing import CREDIT, DEBIT, all_of, draft, own_tenant, rows, transfer, until, write
 
 from cell import questions
+from cell.batch import Applied
 from cell.ledger import commands
-from cell.ledger.model import Status, TenantId
+from cell.ledger.model import SettlementStatus, Status, TenantId
 
 TRANSACTIONS, ENTRIES = 6, 999
 """Entries on the settled account, of each transaction, of one unit each."""
@@ -97,6 +98,34 @@ def test_killed_between_its_steps(cell_database: Any, tmp_path: Path) -> None:
         assert (gathered["status"], gathered["amount"]) == ("posted", TOTAL)
         assert held(dsn) == [(second["id"], TOTAL)]
     assert_ranges_of_indexes(cell_database.superuser_dsn, tenant_id, gathered)
+
+
+async def test_posted_just_behind_the_last_step(cell_database: Any) -> None:
+    """The step is held where its rows are not committed; the change is taken meanwhile."""
+    dsn = cell_database.writer_dsn
+    tenant_id = own_tenant(dsn)
+    async with write(dsn, batch_size=1) as writer:
+        settled, contra = await writer.accounts(tenant_id, 2)
+        for _ in range(3):
+            await writer.apply(tenant_id, transfer(contra, settled))
+        made = commands.CreateLedgerAccountSettlement(
+            settled_ledger_account_id=settled, contra_ledger_account_id=contra, entries_per_step=2
+        )
+        settlement = (await writer.apply(tenant_id, made)).inserted[0]
+        assert settlement.status is SettlementStatus.PROCESSING
+        step = commands.ContinueLedgerAccountSettlement(id=settlement.id, entries_per_step=2)
+        post = commands.UpdateLedgerAccountSettlement(
+            id=settlement.id, entries_per_step=2, status=SettlementStatus.POSTED
+        )
+        with psycopg.connect(cell_database.superuser_dsn) as holder:
+            holder.execute("LOCK TABLE journal IN SHARE MODE")
+            taken = [writer.sequencer.enqueue(tenant_id, each) for each in (step, post)]
+            await until(lambda: not writer.sequencer.queue_depth, "both are taken")
+        stepped, posted = await all_of(*taken)
+        assert isinstance(stepped, Applied)
+        assert stepped.record.updated[0].status is SettlementStatus.PENDING  # type: ignore[union-attr]
+        assert isinstance(posted, Applied)
+        assert posted.record.updated[0].status is SettlementStatus.POSTED  # type: ignore[union-attr]
 
 
 def held(dsn: str) -> list[tuple[Any, ...]]:
