@@ -178,8 +178,10 @@ class Api:
 
     async def create_tenant(self, request: Request) -> Response:
         wanted = await _body(request, NewTenant)
-        new = await self._plane.provisioning.create_tenant(wanted.slug, wanted.cell, actor=ACTOR)
-        self._plane.fleet.wake(new.tenant.first_cell)
+        new = await self._plane.provisioning.create_tenant(
+            wanted.slug, wanted.cell, actor=ACTOR, is_caller_gone=request.is_disconnected
+        )
+        self._plane.fleet.wake(new.tenant.home)
         # Routers learn now rather than within REREAD_S. The key is shown only in this answer: a
         # catalog that is away from one moment to the next must not cost it.
         with contextlib.suppress(CatalogUnavailable):
@@ -188,7 +190,7 @@ class Api:
             tenant=new.tenant.slug,
             organization_id=new.tenant.organization_id,
             api_key=new.secret,
-            cell=new.tenant.first_cell,
+            cell=new.tenant.home,
         )
         return _json(created, 201)
 
@@ -197,7 +199,7 @@ class Api:
             ListedTenant(
                 tenant=tenant.slug,
                 organization_id=tenant.organization_id,
-                cell=tenant.cell or tenant.first_cell,
+                cell=tenant.home,
                 epoch=tenant.epoch,
                 state=tenant.state,
                 created_at=tenant.created_at,
