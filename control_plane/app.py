@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from control_plane.catalog import Catalog
+from control_plane.catalog import Catalog, Tenant
 from control_plane.errors import (
     BodyTooLarge,
     CatalogUnavailable,
@@ -105,6 +105,7 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route("/v1/status", operator(api.status), methods=["GET"]),
             Route("/v1/tenants", operator(api.create_tenant), methods=["POST"]),
             Route("/v1/tenants", operator(api.list_tenants), methods=["GET"]),
+            Route(tenant, operator(api.show_tenant), methods=["GET"]),
             Route(f"{tenant}/keys", operator(api.create_key), methods=["POST"]),
             Route(f"{tenant}/keys", operator(api.list_keys), methods=["GET"]),
             Route(key, operator(api.revoke_key), methods=["DELETE"]),
@@ -195,19 +196,10 @@ class Api:
         return _json(created, 201)
 
     async def list_tenants(self, request: Request) -> Response:
-        tenants = [
-            ListedTenant(
-                tenant=tenant.slug,
-                organization_id=tenant.organization_id,
-                cell=tenant.home,
-                epoch=tenant.epoch,
-                state=tenant.state,
-                created_at=tenant.created_at,
-                limits=tenant.limits,
-            )
-            for tenant in await self._plane.catalog.tenants()
-        ]
-        return _json(tenants)
+        return _json([_listed(tenant) for tenant in await self._plane.catalog.tenants()])
+
+    async def show_tenant(self, request: Request) -> Response:
+        return _json(_listed(await self._plane.catalog.tenant(request.path_params["slug"])))
 
     async def create_key(self, request: Request) -> Response:
         slug = request.path_params["slug"]
@@ -316,6 +308,18 @@ class Api:
     async def finish_move(self, request: Request) -> Response:
         record = await self._plane.movers.finish(_move_id(request), actor=ACTOR)
         return _json(_move_report(record))
+
+
+def _listed(tenant: Tenant) -> ListedTenant:
+    return ListedTenant(
+        tenant=tenant.slug,
+        organization_id=tenant.organization_id,
+        cell=tenant.home,
+        epoch=tenant.epoch,
+        state=tenant.state,
+        created_at=tenant.created_at,
+        limits=tenant.limits,
+    )
 
 
 def _move_id(request: Request) -> UUID:
