@@ -282,6 +282,7 @@ async def test_a_revoked_or_lost_demo_key_is_replaced(
             control_url=ready["control_plane"],
             operator_token=json.loads((home.data / "secrets/tokens.json").read_text())["operator"],
             router_url=ready["router"],
+            cells=frozenset(cell["name"] for cell in ready["cells"]),
         )
         first = await maker.ensure()
         assert first.api_key == ready["demo"]["api_key"]
@@ -387,6 +388,27 @@ def run_program(program: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_other_cells_have_a_demo_tenant_of_their_own(home: Home) -> None:
+    first = home.up("--file", home.one_cell())
+    home.down()
+    (home.root / "other.yaml").write_text(ONE_CELL.replace("only", "other"))
+    second = home.up("--file", "other.yaml")
+    assert (first["demo"]["cell"], second["demo"]["cell"]) == ("only", "other")
+    assert ping(second) == 200
+    home.down()
+    third = home.up("--file", home.one_cell())
+    assert third["demo"] == first["demo"]
+    home.down()
+
+
+def test_cells_that_take_no_tenants_are_said_to(home: Home) -> None:
+    (home.root / "closed.yaml").write_text(ONE_CELL + "    accepts_tenants: false\n")
+    done = home.run("up", "--data", home.data, *ANY_PORTS, "--file", "closed.yaml")
+    assert done.returncode == 1
+    assert "no cell takes new tenants; set accepts_tenants: true on one" in done.stderr
+    assert "{" not in done.stderr
 
 
 def test_a_killed_supervisor_leaves_nothing_and_the_next_start_works(home: Home) -> None:
