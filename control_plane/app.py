@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from control_plane.catalog import Catalog
+from control_plane.catalog import Catalog, Tenant
 from control_plane.errors import (
     BodyTooLarge,
     CatalogUnavailable,
@@ -105,6 +105,7 @@ def create_app(plane: ControlPlane) -> Starlette:
             Route("/v1/status", operator(api.status), methods=["GET"]),
             Route("/v1/tenants", operator(api.create_tenant), methods=["POST"]),
             Route("/v1/tenants", operator(api.list_tenants), methods=["GET"]),
+            Route(tenant, operator(api.show_tenant), methods=["GET"]),
             Route(f"{tenant}/keys", operator(api.create_key), methods=["POST"]),
             Route(f"{tenant}/keys", operator(api.list_keys), methods=["GET"]),
             Route(key, operator(api.revoke_key), methods=["DELETE"]),
@@ -178,8 +179,10 @@ class Api:
 
     async def create_tenant(self, request: Request) -> Response:
         wanted = await _body(request, NewTenant)
-        new = await self._plane.provisioning.create_tenant(wanted.slug, wanted.cell, actor=ACTOR)
-        self._plane.fleet.wake(new.tenant.first_cell)
+        new = await self._plane.provisioning.create_tenant(
+            wanted.slug, wanted.cell, actor=ACTOR, is_caller_gone=request.is_disconnected
+        )
+        self._plane.fleet.wake(new.tenant.home)
         # Routers learn now rather than within REREAD_S. The key is shown only in this answer: a
         # catalog that is away from one moment to the next must not cost it.
         with contextlib.suppress(CatalogUnavailable):
@@ -188,24 +191,15 @@ class Api:
             tenant=new.tenant.slug,
             organization_id=new.tenant.organization_id,
             api_key=new.secret,
-            cell=new.tenant.first_cell,
+            cell=new.tenant.home,
         )
         return _json(created, 201)
 
     async def list_tenants(self, request: Request) -> Response:
-        tenants = [
-            ListedTenant(
-                tenant=tenant.slug,
-                organization_id=tenant.organization_id,
-                cell=tenant.cell or tenant.first_cell,
-                epoch=tenant.epoch,
-                state=tenant.state,
-                created_at=tenant.created_at,
-                limits=tenant.limits,
-            )
-            for tenant in await self._plane.catalog.tenants()
-        ]
-        return _json(tenants)
+        return _json([_listed(tenant) for tenant in await self._plane.catalog.tenants()])
+
+    async def show_tenant(self, request: Request) -> Response:
+        return _json(_listed(await self._plane.catalog.tenant(request.path_params["slug"])))
 
     async def create_key(self, request: Request) -> Response:
         slug = request.path_params["slug"]
@@ -314,6 +308,18 @@ class Api:
     async def finish_move(self, request: Request) -> Response:
         record = await self._plane.movers.finish(_move_id(request), actor=ACTOR)
         return _json(_move_report(record))
+
+
+def _listed(tenant: Tenant) -> ListedTenant:
+    return ListedTenant(
+        tenant=tenant.slug,
+        organization_id=tenant.organization_id,
+        cell=tenant.home,
+        epoch=tenant.epoch,
+        state=tenant.state,
+        created_at=tenant.created_at,
+        limits=tenant.limits,
+    )
 
 
 def _move_id(request: Request) -> UUID:

@@ -74,6 +74,12 @@ class Tenant:
     """The placement's; None while provisioning."""
     epoch: Epoch | None
     limits: TenantLimits
+    is_answered: bool
+    """Its creation was answered, with its first key; until then repeating it completes it."""
+
+    @property
+    def home(self) -> CellName:
+        return self.cell or self.first_cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,13 +272,13 @@ class Catalog:
     INSERT INTO tenants (organization_id, slug, state, first_cell, attempt)
     VALUES (%(organization_id)s, %(slug)s, 'provisioning', %(cell)s, %(attempt)s)
     ON CONFLICT (slug) DO UPDATE SET attempt = excluded.attempt
-    WHERE tenants.state = 'provisioning'
+    WHERE tenants.attempt IS NOT NULL
     """
 
     async def begin_tenant(
         self, slug: str, *, organization_id: UUID, cell: CellName, attempt: UUID
     ) -> Tenant:
-        """The tenant's row, made now or found; `attempt` may complete it while it is provisioning.
+        """The tenant's row, made now or found; `attempt` may complete it until that is answered.
 
         A row that was found keeps its organization id and cell, whatever is given here.
         """
@@ -290,7 +296,7 @@ class Catalog:
 
     ACTIVATE_TENANT: LiteralString = """
     UPDATE tenants SET state = 'active'
-    WHERE organization_id = %s AND state = 'provisioning' AND attempt = %s
+    WHERE organization_id = %s AND attempt = %s
     """
     PLACE_TENANT: LiteralString = """
     INSERT INTO placements (organization_id, cell, epoch) VALUES (%s, %s, %s)
@@ -301,16 +307,30 @@ class Catalog:
     ) -> bool:
         """Active, placed, its key confirmed and the routing version raised, or nothing of it.
 
-        Returns False if another attempt took the creation over.
+        Repeatable; a tenant that is placed stays there. Returns False if another attempt took the
+        creation over.
         """
         async with self.transaction() as tx:
             activated = await tx.execute(self.ACTIVATE_TENANT, (tenant.organization_id, attempt))
             if activated.rowcount == 0:
                 return False
-            await tx.execute(self.PLACE_TENANT, (tenant.organization_id, tenant.first_cell, epoch))
+            if tenant.cell is None:
+                placement = (tenant.organization_id, tenant.first_cell, epoch)
+                await tx.execute(self.PLACE_TENANT, placement)
             await tx.execute(self.CONFIRM_KEY, (tenant.organization_id, key_id))
-            await audit(tx, actor, "tenant.create", tenant.slug, {"cell": tenant.first_cell})
+            await audit(tx, actor, "tenant.create", tenant.slug, {"cell": tenant.home})
         return True
+
+    ANSWER_TENANT: LiteralString = """
+    UPDATE tenants SET attempt = NULL
+    WHERE organization_id = %s AND state = 'active' AND attempt = %s
+    """
+
+    async def answer_tenant(self, tenant: Tenant, *, attempt: UUID) -> bool:
+        """No repeat may complete it any more. False if another attempt took the creation over."""
+        async with self.transaction() as tx:
+            answered = await tx.execute(self.ANSWER_TENANT, (tenant.organization_id, attempt))
+        return answered.rowcount == 1
 
     async def tenant(self, slug: str) -> Tenant:
         """Raises NotFound."""
@@ -430,11 +450,13 @@ async def audit(
 
 
 TENANTS: LiteralString = """
-SELECT organization_id, slug, state, first_cell, created_at, cell, epoch, limits
+SELECT organization_id, slug, state, first_cell, created_at, cell, epoch, limits,
+    attempt IS NULL AS is_answered
 FROM tenants LEFT JOIN placements USING (organization_id) ORDER BY slug
 """
 TENANT: LiteralString = """
-SELECT organization_id, slug, state, first_cell, created_at, cell, epoch, limits
+SELECT organization_id, slug, state, first_cell, created_at, cell, epoch, limits,
+    attempt IS NULL AS is_answered
 FROM tenants LEFT JOIN placements USING (organization_id) WHERE slug = %s
 """
 

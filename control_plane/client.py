@@ -85,6 +85,9 @@ class OperatorClient:
     def tenants(self) -> list[ListedTenant]:
         return self._request("GET", "/v1/tenants", list[ListedTenant])
 
+    def tenant(self, slug: str) -> ListedTenant:
+        return self._request("GET", f"/v1/tenants/{_part(slug)}", ListedTenant)
+
     def limit_tenant(self, slug: str, limits: TenantLimits) -> TenantLimits:
         """Replaces all the tenant's limits."""
         path = f"/v1/tenants/{_part(slug)}/limits"

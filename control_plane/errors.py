@@ -12,7 +12,7 @@
     │   ├── NotFound                  404: tenant, key, route
     │   ├── SlugInUse                 409
     │   ├── TenantProvisioning        409: its creation has to be completed first
-    │   ├── PlacementRefused          422: the named cell is unknown or closed
+    │   ├── PlacementRefused          422: all cells are closed, or the named one is unknown
     │   ├── MoveInProgress            409: the tenant's last move has to be finished first
     │   ├── MoveDecided               409: it is too late to abort
     │   ├── WindowClosed              409: it is too early or too late to roll back
@@ -25,7 +25,7 @@
     │   ├── PlatformUnavailable       does not answer
     │   └── PlatformRefused           answered with an error; its code and status are kept
     └── CellError                     a cell as the control plane sees it
-        ├── NoOpenCell                no cell takes new tenants
+        ├── NoOpenCell                no open cell is healthy
         ├── CellUnavailable           cannot be reached, or not in time
         └── CellRefused               the cell answered, and said no
 
@@ -144,7 +144,7 @@ class TenantProvisioning(RequestError):
 
 
 class PlacementRefused(RequestError):
-    """The named cell cannot take the tenant."""
+    """No cell takes new tenants, or not the named one."""
 
     code = "placement_refused"
     status = 422
@@ -215,7 +215,7 @@ class CellError(ControlPlaneError):
 
 
 class NoOpenCell(CellError):
-    """No cell takes new tenants."""
+    """No cell that takes new tenants is healthy."""
 
     code = "no_open_cell"
     status = 503

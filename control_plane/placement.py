@@ -32,7 +32,8 @@ def choose_cell(candidates: Sequence[Candidate], named: str | None) -> CellName:
         return _named_cell(candidates, named)
     open_cells = [candidate for candidate in candidates if candidate.accepts_tenants]
     if not open_cells:
-        raise NoOpenCell(
+        # To ask again is in vain: cells.yaml is read at the start.
+        raise PlacementRefused(
             "no cell takes new tenants; set accepts_tenants: true on one in cells.yaml"
         )
     healthy = [candidate for candidate in open_cells if candidate.healthy]

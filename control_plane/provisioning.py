@@ -2,6 +2,8 @@
 
 A creation that died between any two steps is completed by repeating it with the same slug: the
 catalog keeps the organization id and the cell it began with, and every later step can be repeated.
+That its key is about to be shown is noted last; until then no answer counts as given, so that the
+repeat gives a key even where the tenant became active.
 A tenant becomes visible to routers in one database transaction, after its cell is ready for it.
 """
 
@@ -9,12 +11,14 @@ import hashlib
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from control_plane.catalog import ApiKey, Catalog, Tenant, TenantState
 from control_plane.cells import CellClient
 from control_plane.errors import (
+    CatalogUnavailable,
     CellRefused,
     CellUnavailable,
     NotFound,
@@ -25,6 +29,7 @@ from control_plane.errors import (
 )
 from control_plane.placement import Candidate, choose_cell
 from control_plane.routing import CellName, Epoch
+from control_plane.verify.service import nobody_has_gone
 
 SLUG = re.compile(r"[a-z][a-z0-9-]{1,62}")
 FIRST_EPOCH = Epoch(1)
@@ -50,7 +55,14 @@ class Provisioning:
     candidates: Callable[[], Awaitable[Sequence[Candidate]]]
     """The cells as placement sees them now."""
 
-    async def create_tenant(self, slug: str, cell: str | None, *, actor: str) -> NewKey:
+    async def create_tenant(
+        self,
+        slug: str,
+        cell: str | None,
+        *,
+        actor: str,
+        is_caller_gone: Callable[[], Awaitable[bool]] = nobody_has_gone,
+    ) -> NewKey:
         """A new active tenant on the named or the least loaded cell, with its first key.
 
         Raises RequestMalformed, SlugInUse, PlacementRefused, NoOpenCell, CellError, CatalogError.
@@ -58,42 +70,55 @@ class Provisioning:
         check_slug(slug)
         attempt = uuid4()
         tenant = await self._begin(slug, cell, attempt)
-        client = self._client(tenant.first_cell)
-        head = await client.put_tenant(tenant.organization_id, FIRST_EPOCH)
-        if (head.state, head.epoch) != ("owned", FIRST_EPOCH):
-            raise CellRefused(
-                f"cell {client.name} has a head of {slug!r} that is {head.state}"
-                f" at epoch {head.epoch}"
-            )
-        # Keys of earlier attempts were never shown to anybody: they must not stay valid.
-        for key in await self.catalog.keys(tenant.organization_id):
-            if key.revoked_at is None:
-                await self._revoke(tenant, key.key_id, client, actor=actor)
+        client = self._client(tenant.home)
+        if tenant.state is TenantState.PROVISIONING:
+            await self._prepare_cell(tenant, client, actor=actor)
         key_id, secret = await self._put_key(tenant, client)
         completed = await self.catalog.complete_tenant(
             tenant, attempt=attempt, epoch=FIRST_EPOCH, key_id=key_id, actor=actor
         )
+        if completed and not await is_caller_gone():
+            # Should this note be lost, the key is shown all the same: it works, and all that a
+            # repeat could do is to give another one.
+            with suppress(CatalogUnavailable):
+                completed = await self.catalog.answer_tenant(tenant, attempt=attempt)
         if not completed:
             await self._revoke(tenant, key_id, client, actor=actor)
             raise SlugInUse(f"tenant {slug!r} was created by another request", parameter="slug")
         return NewKey(tenant=tenant, key_id=key_id, secret=secret)
 
+    async def _prepare_cell(self, tenant: Tenant, client: CellClient, *, actor: str) -> None:
+        """Make the tenant's head, and revoke keys of earlier attempts: nobody was shown them.
+
+        Those of an active tenant stay: one may have been shown, and only the note of it be lost.
+        """
+        head = await client.put_tenant(tenant.organization_id, FIRST_EPOCH)
+        if (head.state, head.epoch) != ("owned", FIRST_EPOCH):
+            raise CellRefused(
+                f"cell {client.name} has a head of {tenant.slug!r} that is {head.state}"
+                f" at epoch {head.epoch}"
+            )
+        for key in await self.catalog.keys(tenant.organization_id):
+            if key.revoked_at is None:
+                await self._revoke(tenant, key.key_id, client, actor=actor)
+
     async def _begin(self, slug: str, cell: str | None, attempt: UUID) -> Tenant:
-        """Three cases: no such tenant (choose a cell), one half created (keep its cell), active."""
+        """Three cases: no such tenant (choose a cell), one whose creation was not answered (keep
+        its cell), one that is complete."""
         found = await self.catalog.find_tenant(slug)
         if found is None:
             chosen = choose_cell(await self.candidates(), cell)
             found = await self.catalog.begin_tenant(
                 slug, organization_id=uuid4(), cell=chosen, attempt=attempt
             )
-        elif found.state is TenantState.PROVISIONING:
+        elif not found.is_answered:
             found = await self.catalog.begin_tenant(
                 slug,
                 organization_id=found.organization_id,
                 cell=found.first_cell,
                 attempt=attempt,
             )
-        if found.state is TenantState.ACTIVE:
+        if found.is_answered:
             raise SlugInUse(f"there is a tenant {slug!r} already", parameter="slug")
         if cell is not None and cell != found.first_cell:
             raise PlacementRefused(

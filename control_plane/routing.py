@@ -67,11 +67,11 @@ class RoutingChange(msgspec.Struct, frozen=True, omit_defaults=True):
     since: int = 0
     """0: this is the whole table, whatever there was before."""
 
-    def fits(self, table: RoutingTable | None) -> bool:
-        """Whether it can be applied to the table."""
+    def fits(self, before: "RoutingTable | RoutingChange | None") -> bool:
+        """Whether it can be applied to the table, or to what that change makes."""
         if not self.since:
             return True
-        return table is not None and self.since <= table.version <= self.version
+        return before is not None and self.since <= before.version <= self.version
 
     def applied_to(self, table: RoutingTable | None) -> RoutingTable:
         """Requires that it fits."""
@@ -91,7 +91,8 @@ class RoutingChange(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def followed_by(self, later: "RoutingChange") -> "RoutingChange":
         """Both as one. Requires that `later` fits what this one makes."""
-        assert later.since <= self.version <= later.version
+        assert later.since, "a whole table replaces what was before it"
+        assert later.fits(self)
         return msgspec.structs.replace(
             later,
             tenants=self.tenants | later.tenants,

@@ -30,7 +30,7 @@ class CreatedTenant(msgspec.Struct, frozen=True):
 
 
 class ListedTenant(msgspec.Struct, frozen=True):
-    """Of GET /v1/tenants"""
+    """Of GET /v1/tenants, and GET /v1/tenants/{slug}"""
 
     tenant: str
     organization_id: UUID

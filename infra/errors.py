@@ -9,6 +9,7 @@
     ├── DataError
     │   ├── NotADataDirectory           the directory holds something else
     │   ├── DataFormat                  written by another format of the platform
+    │   ├── DiskFull                    no room for what has to be written
     │   └── PlatformRunning             another supervisor holds the lock
     ├── PortOccupied                    an address of the platform is taken
     ├── UnsafePath                      a private file or directory belongs to somebody else
@@ -80,6 +81,12 @@ class DataFormat(DataError):
     """The data directory was written by a release with another layout."""
 
     code = "data_directory_format"
+
+
+class DiskFull(DataError):
+    """The disk of the data directory is full."""
+
+    code = "data_disk_full"
 
 
 class PlatformRunning(DataError):

@@ -52,12 +52,10 @@ def refusal_of(
         except ValueError as exc:
             return f"cell {cell}: {exc}"
     placed, cells = candidate.tenants, candidate.cells
-    seen = placed.values() if changed is None else map(placed.__getitem__, changed)
-    unknown = {placement.cell for placement in seen} - cells.keys()
-    if current is not None and changed is not None and current.cells.keys() - cells.keys():
-        # Tenants that did not change are on one of them, or they would not be left.
-        unknown |= {placement.cell for placement in placed.values()} - cells.keys()
-    if unknown:
+    # Where a cell has left the table, tenants that did not change may be placed on it.
+    has_lost = current is not None and not current.cells.keys() <= cells.keys()
+    seen = placed.values() if changed is None or has_lost else map(placed.__getitem__, changed)
+    if unknown := {placement.cell for placement in seen} - cells.keys():
         return f"tenants are placed on {min(unknown)}, which the table does not know"
     if current is None:
         return None

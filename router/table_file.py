@@ -149,7 +149,7 @@ def decode_table(content: bytes) -> tuple[RoutingTable, str | None]:
 
 def _joined(before: RoutingChange, change: RoutingChange) -> RoutingChange:
     """The change, with those before it. Raises TableFileDamaged where one is missing between."""
-    if not change.since or not change.since <= before.version <= change.version:
+    if not change.since or not change.fits(before):
         raise TableFileDamaged(f"it is of what changed since version {change.since}")
     return before.followed_by(change) if before.since else change
 

@@ -12,7 +12,6 @@ import uvloop
 from rich.console import Console
 
 from control_plane.cli_options import ControlPort, Json, connect
-from control_plane.errors import NotFound
 from control_plane.load.api import GIVE_UP_S_MAX
 from control_plane.load.checkpoint import default_state_folder
 from control_plane.load.display import display
@@ -115,10 +114,7 @@ def _look_up(tenant: str, control_port: int | None, with_id: bool) -> tuple[str,
         url = f"http://{client.status().router.address}"
         if not with_id:
             return "", url
-        for listed in client.tenants():
-            if listed.tenant == tenant:
-                return str(listed.organization_id), url
-    raise NotFound(f"there is no tenant {tenant!r}")
+        return str(client.tenant(tenant).organization_id), url
 
 
 def _run(loading: LoadRun, console: Console) -> LoadError | None:

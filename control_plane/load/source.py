@@ -62,7 +62,7 @@ class Source:
     def _read_header(self) -> tuple[str, ...]:
         if self._lines.peek(0) is None:
             raise SourceUnreadable(f"{self._path} is empty")
-        line = self._lines.take(1).removeprefix("\ufeff")
+        line = self._lines.take(1)
         try:
             names = _split(line, self._form)
         except csv.Error as exc:
@@ -144,6 +144,7 @@ class _Lines:
         self._path = path
         self._ahead: deque[str] = deque()
         self._hash = hashlib.sha256()
+        self._is_begun = False
         self.number = 0
         """Of the line taken last."""
 
@@ -177,6 +178,10 @@ class _Lines:
             raise SourceUnreadable(f"{where} the file is not {exc.args[0]} text") from exc
         if len(line) == LINE_CHARS_MAX:
             raise SourceUnreadable(f"{where} a line is above {LINE_CHARS_MAX} characters")
+        if not self._is_begun:
+            # A byte order mark is no part of the first name or value, nor of a rejected row.
+            line = line.removeprefix("\ufeff")
+            self._is_begun = True
         return line
 
 

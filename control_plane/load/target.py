@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -35,6 +36,9 @@ DATASET_KEY = "cloister_dataset"
 LEDGER_ATTEMPTS_MAX = 100
 ACCOUNTS_KNOWN_MAX = 200_000
 """Ids kept in memory; others are asked for again when needed."""
+
+ARCHIVED_KNOWN_MAX = 100_000
+"""With more archived transactions than this, each row is looked up before it is posted."""
 
 
 class Outcome(StrEnum):
@@ -66,6 +70,8 @@ class Target:
         self._dataset = dataset
         self._newest_before = newest_before
         self._accounts: OrderedDict[str, _Known | asyncio.Event] = OrderedDict()
+        self._archived: set[str] = set()
+        """External ids that archived transactions had, up to ARCHIVED_KNOWN_MAX."""
 
     async def learn_accounts(self) -> None:
         """Read the ids of the accounts that are there, which is cheaper than one by one."""
@@ -76,8 +82,19 @@ class Target:
             if len(self._accounts) >= ACCOUNTS_KNOWN_MAX:
                 return
 
+    async def learn_archived(self) -> None:
+        """Read which transactions were archived: the platform would take their ids once more."""
+        query: dict[str, str | int] = {"ledger_id": self.ledger_id, "status": "archived"}
+        async for found in self._client.listed(
+            "/api/ledger_transactions", query, _ListedTransaction
+        ):
+            if found.external_id is not None:
+                self._archived.add(found.external_id)
+            if len(self._archived) >= ARCHIVED_KNOWN_MAX:
+                return
+
     async def holds_transactions(self, external_ids: Iterable[str]) -> bool:
-        """Whether all of these are there."""
+        """Whether all of these are there, or were until they were archived."""
         for external_id in external_ids:
             if await self._transaction(external_id) is None:
                 return False
@@ -93,6 +110,8 @@ class Target:
             _Entry(await self._account_id(entry.account), entry.direction, entry.amount)
             for entry in planned.entries
         ]
+        if await self._was_archived(planned, entries):
+            return Outcome.ALREADY_LOADED
         answer = await self._client.call(
             "POST",
             "/api/ledger_transactions",
@@ -117,17 +136,28 @@ class Target:
             return Outcome.ALREADY_LOADED
         return Outcome.LOADED
 
-    async def _transaction(self, external_id: str) -> TransactionAnswer | None:
+    async def _was_archived(self, planned: PlannedTransaction, entries: list[_Entry]) -> bool:
+        """Whether a person archived this very transaction; one that was mended since is another."""
+        is_all_known = len(self._archived) < ARCHIVED_KNOWN_MAX
+        if is_all_known and planned.external_id not in self._archived:
+            return False
+        found = await self._transaction(planned.external_id)
+        if found is None or found.status != "archived":
+            return False
+        with suppress(RowRejected):
+            _require_same(planned, entries, found)
+            return True
+        return False
+
+    async def _transaction(self, external_id: str) -> "_ListedTransaction | None":
         answer = await self._client.call(
             "GET",
             "/api/ledger_transactions",
             query={"ledger_id": self.ledger_id, "external_id": external_id},
         )
         # An archived one gives its external id free, and may be listed beside its successor.
-        for found in decode(answer, list[_ListedTransaction]):
-            if found.status != "archived":
-                return found
-        return None
+        listed = decode(answer, list[_ListedTransaction])
+        return min(listed, key=lambda found: found.status == "archived", default=None)
 
     async def _account_id(self, planned: PlannedAccount) -> str:
         external_id = planned.external_id
@@ -180,6 +210,7 @@ class Target:
 
 
 class _ListedTransaction(TransactionAnswer, frozen=True):
+    external_id: str | None
     status: str
 
 
@@ -201,6 +232,7 @@ async def open_target(client: ApiClient, mapping: Mapping) -> Target:
         return Target(client, mapping.dataset, await _create_ledger(client, mapping), None)
     target = Target(client, mapping.dataset, found[0], await _newest(client, found[0]))
     await target.learn_accounts()
+    await target.learn_archived()
     return target
 
 

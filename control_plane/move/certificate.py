@@ -115,7 +115,7 @@ def problems_of(content: bytes) -> list[str]:
     """What is wrong with the certificate in a file; empty where it proves the move."""
     try:
         found = msgspec.json.decode(content, type=Certificate)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         return [f"this is no certificate of a move: {exc}"]
     if found.format != FORMAT:
         return [f"its format is {found.format}, and this release knows {FORMAT}"]

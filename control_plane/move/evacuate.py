@@ -164,6 +164,9 @@ class Evacuation:
     def _tenants(self) -> list[str]:
         return [each.tenant for each in self.client.tenants() if each.cell == self.cell]
 
+    def _is_here(self, tenant: str) -> bool:
+        return self.client.tenant(tenant).cell == self.cell
+
     def _target(self) -> str:
         if self.to is not None:
             return self.to
@@ -182,7 +185,7 @@ class Evacuation:
         if is_full or is_early or not self.waiting or self.stopped_because is not None:
             return
         tenant = self.waiting.popleft()
-        if tenant not in self._tenants():
+        if not self._is_here(tenant):
             # Moved by another run, or by hand, since this one began.
             self._tell("left", tenant, None)
             return
@@ -191,7 +194,7 @@ class Evacuation:
                 tenant, self._target(), window_s=self.window_s, max_pause_ms=self.max_pause_ms
             )
         except PlatformRefused as exc:
-            if exc.code not in LATER and tenant in self._tenants():
+            if exc.code not in LATER and self._is_here(tenant):
                 raise
             mine = self._open_move(tenant) if exc.code == "move_in_progress" else None
             if mine is None:

@@ -1,20 +1,24 @@
-"""The demo tenant: made at the first start, so that the first call of the API is one paste away."""
+"""The demo tenant: made at the first start, so that the first call of the API is one paste away.
+
+Where it lives on a cell that does not run now, as another cells.yaml was named, there is another
+one: demo-2, and so on.
+"""
 
 import asyncio
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 
 import httpx
 import msgspec
 
-from control_plane.wire import CreatedKey, CreatedTenant, ListedTenant
+from control_plane.wire import CreatedKey, CreatedTenant, ErrorAnswer, ListedTenant
 from infra.errors import StartFailed
 from infra.local.layout import DataDirectory
 from infra.local.private import write_private
 
 SLUG: Final = "demo"
-DEMO_FILE: Final = "demo.json"
 REACHABLE_S_MAX: Final = 20.0
 """From the tenant's making until the router must let it through."""
 REFUSED_S_MAX: Final = 5.0
@@ -35,25 +39,41 @@ class DemoMaker:
     control_url: str
     operator_token: str
     router_url: str
+    cells: frozenset[str]
+    """Those that run."""
 
     async def ensure(self) -> CreatedTenant:
         """The tenant and a key that works: the same as last time while that key is valid.
 
         Repeatable from any interrupted point. Raises StartFailed if it cannot be had.
         """
-        known = self.read()
+        slug = await self.choose_slug()
+        known = self.read(slug)
         if known is not None and await self.wait_until_let_through(known, REFUSED_S_MAX):
             return known
-        made = await self.make()
+        made = await self.make(slug)
         if not await self.wait_until_let_through(made, REACHABLE_S_MAX):
-            raise StartFailed(f"{self.router_url} refuses the key that was made for {SLUG}")
+            raise StartFailed(f"{self.router_url} refuses the key that was made for {slug}")
         return made
 
-    def read(self) -> CreatedTenant | None:
+    async def choose_slug(self) -> str:
+        """The first one that is free, or of a tenant on a cell that runs."""
+        slug, number = SLUG, 1
+        while (cell := await self.cell_of(slug)) is not None and cell not in self.cells:
+            number += 1
+            slug = f"{SLUG}-{number}"
+        return slug
+
+    async def cell_of(self, slug: str) -> str | None:
+        answer = await self.call("GET", f"/v1/tenants/{slug}")
+        return None if answer.status_code == 404 else decode(answer, ListedTenant).cell
+
+    def file(self, slug: str) -> Path:
+        return self.data.secrets / f"{slug}.json"
+
+    def read(self, slug: str) -> CreatedTenant | None:
         try:
-            return msgspec.json.decode(
-                (self.data.secrets / DEMO_FILE).read_bytes(), type=CreatedTenant
-            )
+            return msgspec.json.decode(self.file(slug).read_bytes(), type=CreatedTenant)
         except (OSError, msgspec.DecodeError):
             # Lost credentials are replaced by a new key.
             return None
@@ -73,7 +93,7 @@ class DemoMaker:
                 return False
             if waited_s > REACHABLE_S_MAX:
                 raise StartFailed(
-                    f"{self.router_url} does not serve the tenant {SLUG} within"
+                    f"{self.router_url} does not serve the tenant {demo.tenant} within"
                     f" {REACHABLE_S_MAX:g} s; its last answer: {said}"
                 )
             await asyncio.sleep(POLL_S)
@@ -88,22 +108,21 @@ class DemoMaker:
             return str(exc) or type(exc).__name__
         return str(answer.status_code)
 
-    async def make(self) -> CreatedTenant:
+    async def make(self, slug: str) -> CreatedTenant:
         """The tenant, or a new key for it where it exists already; kept in a private file."""
-        created = await self.call("POST", "/v1/tenants", {"slug": SLUG})
+        created = await self.call("POST", "/v1/tenants", {"slug": slug})
         if created.status_code == 409:
-            demo = await self.renew()
+            demo = await self.renew(slug)
         else:
             demo = decode(created, CreatedTenant)
-        write_private(self.data.secrets / DEMO_FILE, msgspec.json.encode(demo).decode())
+        write_private(self.file(slug), msgspec.json.encode(demo).decode())
         return demo
 
-    async def renew(self) -> CreatedTenant:
-        tenants = decode(await self.call("GET", "/v1/tenants"), list[ListedTenant])
-        cell = next((tenant.cell for tenant in tenants if tenant.tenant == SLUG), "")
-        key = decode(await self.call("POST", f"/v1/tenants/{SLUG}/keys", {}), CreatedKey)
+    async def renew(self, slug: str) -> CreatedTenant:
+        cell = await self.cell_of(slug)
+        key = decode(await self.call("POST", f"/v1/tenants/{slug}/keys", {}), CreatedKey)
         return CreatedTenant(
-            tenant=SLUG, organization_id=key.organization_id, api_key=key.api_key, cell=cell
+            tenant=slug, organization_id=key.organization_id, api_key=key.api_key, cell=cell or ""
         )
 
     async def call(
@@ -139,7 +158,11 @@ def decode(answer: httpx.Response, kind: type[AnswerT]) -> AnswerT:
     """The answer's body. Raises StartFailed for an error or another form; never shows a key."""
     asked = f"{answer.request.method} {answer.request.url.path}"
     if not answer.is_success:
-        said = answer.text[:ERROR_CHARACTERS_MAX]
+        try:
+            said = msgspec.json.decode(answer.content, type=ErrorAnswer).errors.message
+        except msgspec.DecodeError:
+            said = answer.text
+        said = said[:ERROR_CHARACTERS_MAX]
         raise StartFailed(f"the control plane refused {asked} ({answer.status_code}): {said}")
     try:
         return msgspec.json.decode(answer.content, type=kind)

@@ -13,6 +13,7 @@
 Everything is private to its owner. Nothing else is read or written below DATA.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -22,7 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from infra.errors import DataError, DataFormat, NotADataDirectory, PlatformRunning
+from infra.errors import (
+    DataError,
+    DataFormat,
+    DiskFull,
+    InfraError,
+    NotADataDirectory,
+    PlatformRunning,
+)
 from infra.local.private import ensure_private_directory, write_private
 
 DATA_VARIABLE: Final = "CLOISTER_DATA"
@@ -149,6 +157,20 @@ def require_format(data: DataDirectory) -> None:
             f"{data.root} has the format {found!r}, this release knows {FORMAT!r}. Remedy: run the"
             " release that wrote it, or name another directory with --data"
         )
+
+
+@contextmanager
+def full_disk_explained(data: DataDirectory) -> Iterator[None]:
+    """Raises DiskFull for what our files, initdb or a process's log say of a full disk."""
+    try:
+        yield
+    except (OSError, InfraError) as exc:
+        if not any(os.strerror(number) in str(exc) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        raise DiskFull(
+            f"the disk of {data.root} is full: {exc}\nRemedy: make room there, or name a directory"
+            f" on another disk with --data or {DATA_VARIABLE}"
+        ) from exc
 
 
 @contextmanager

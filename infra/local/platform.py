@@ -158,6 +158,7 @@ class Platform:
             control_url=plan.control_url,
             operator_token=plan.tokens.operator,
             router_url=plan.router_url,
+            cells=frozenset(cell.name for cell in plan.cells),
         )
         return Ready(
             router=plan.router_url,

@@ -28,7 +28,7 @@ def open_supervisor_log(file: Path, *, show: bool) -> logging.Logger:
     log.propagate = False
     # Opened once for its side effects: the private mode and the bound on its size.
     open_log(file).close()
-    handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
+    handlers: list[logging.Handler] = [LogFile(file, encoding="utf-8")]
     if show:
         shown = logging.StreamHandler(sys.stderr)
         shown.setLevel(logging.WARNING)
@@ -39,6 +39,14 @@ def open_supervisor_log(file: Path, *, show: bool) -> logging.Logger:
         handler.setFormatter(JsonLines("supervisor"))
         log.addHandler(handler)
     return log
+
+
+class LogFile(logging.FileHandler):
+    """A log that goes without a line where the disk is full: that is explained by the failure."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):

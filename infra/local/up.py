@@ -26,6 +26,7 @@ from infra.local.children import LIBPQ_PREFIX
 from infra.local.layout import (
     DataDirectory,
     find_data_directory,
+    full_disk_explained,
     hold_lock,
     lock_holder,
     open_data_directory,
@@ -62,7 +63,7 @@ def run_here(options: UpOptions, reports: Reports, *, show_log: bool) -> None:
     """
     forget_libpq_variables()
     data = open_data_directory(options.data)
-    with hold_lock(data):
+    with full_disk_explained(data), hold_lock(data):
         log = open_supervisor_log(data.log(SUPERVISOR_LOG), show=show_log)
         plan = make_plan(data, options.file, options.router_port, options.control_port)
         try:
@@ -95,7 +96,7 @@ def run_detached(options: UpOptions, progress: Callable[[str], None]) -> Ready:
     """
     data = open_data_directory(options.data)
     receiving, sending = os.pipe()
-    with open(receiving, "rb", buffering=0) as pipe:
+    with full_disk_explained(data), open(receiving, "rb", buffering=0) as pipe:
         try:
             with open_log(data.log(SUPERVISOR_LOG)) as log:
                 log_start = log.tell()

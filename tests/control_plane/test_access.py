@@ -27,6 +27,8 @@ def write(text: str, mode: int) -> Path:
 
 def test_the_path_names_host_and_port(config_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert token_path(URL) == config_home / "cloister" / "tokens" / "127.0.0.1_8081"
+    for same in ("http://localhost:8081", "http://LOCALHOST:8081/"):
+        assert token_path(same) == token_path(URL)
     assert token_path("http://[::1]:8081/").name == "--1_8081"
     assert token_path("https://control.example").name == "control.example_443"
     monkeypatch.delenv("XDG_CONFIG_HOME")

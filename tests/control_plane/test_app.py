@@ -47,6 +47,7 @@ async def test_a_tenant_is_created_listed_and_routed(api: httpx.AsyncClient) -> 
             "limits": {},
         }
     ]
+    assert (await api.get("/v1/tenants/acme")).json() == listed[0]
     table = (await api.get("/v1/routing-table", headers=ROUTER)).json()
     assert table["tenants"] == {created["organization_id"]: {"cell": "cell-b", "epoch": 1}}
     assert table["cells"]["cell-b"] == {"address": "127.0.0.1:8102"}
@@ -191,6 +192,7 @@ async def test_bad_bodies(
     [
         ("GET", "/v2", 404, "not_found"),
         ("PUT", "/v1/tenants", 405, "request_malformed"),
+        ("GET", "/v1/tenants/nobody", 404, "not_found"),
         ("GET", "/v1/tenants/nobody/keys", 404, "not_found"),
         ("POST", "/v1/tenants/nobody/keys", 404, "not_found"),
         ("DELETE", "/v1/tenants/nobody/keys/x", 404, "not_found"),

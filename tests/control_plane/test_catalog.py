@@ -33,6 +33,7 @@ async def create(catalog: Catalog, slug: str, cell: CellName = CELL_A) -> Tenant
     assert await catalog.complete_tenant(
         tenant, attempt=attempt, epoch=FIRST, key_id=key_id, actor="operator"
     )
+    assert await catalog.answer_tenant(tenant, attempt=attempt)
     return await catalog.tenant(slug)
 
 
@@ -117,12 +118,20 @@ async def test_a_repeated_creation_keeps_the_row_and_takes_over(catalog: Catalog
     values = {"epoch": FIRST, "key_id": uuid4(), "actor": "operator"}
     assert not await catalog.complete_tenant(begun, attempt=first, **values)
     assert (await catalog.routing_table()).tenants == {}
+    assert not await catalog.answer_tenant(repeated, attempt=second), "it is not active yet"
     assert await catalog.complete_tenant(repeated, attempt=second, **values)
-    assert not await catalog.complete_tenant(repeated, attempt=second, **values)
+    third = uuid4()
+    repeated = await begin(catalog, "acme", third, CELL_B)
+    assert (repeated.cell, repeated.is_answered) == (CELL_A, False)
+    assert not await catalog.answer_tenant(repeated, attempt=second)
+    assert await catalog.complete_tenant(repeated, attempt=third, **values)
+    assert await catalog.answer_tenant(repeated, attempt=third)
+    assert not await catalog.complete_tenant(repeated, attempt=third, **values)
 
 
-async def test_an_active_tenant_is_never_begun_again(catalog: Catalog) -> None:
+async def test_an_answered_tenant_is_never_begun_again(catalog: Catalog) -> None:
     tenant = await create(catalog, "acme")
+    assert tenant.is_answered
     assert await begin(catalog, "acme", uuid4(), CELL_B) == tenant
 
 

@@ -93,6 +93,8 @@ def test_something_else_behind_the_port(monkeypatch: pytest.MonkeyPatch, small_c
         ["status", "--control-port", "0"],
         ["status", "--control-port", "x"],
         ["keys", "revoke", "acme", "not-a-uuid"],
+        ["tenants", "limit", "acme", "--requests-per-second", "nan"],
+        ["tenants", "limit", "acme", "--requests-per-second", "inf"],
         ["no-such-command"],
     ],
 )

@@ -60,6 +60,14 @@ def test_columns_may_be_named_by_the_mapping(file: Path) -> None:
     assert rows(file, FileFormat(delimiter=";", columns=("x", "y"))) == [{"x": "1", "y": "2"}]
 
 
+@pytest.mark.parametrize("first", [b"1;2", b'"1";2'])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(file: Path, first: bytes) -> None:
+    form = FileFormat(delimiter=";", columns=("x", "y"))
+    file.write_bytes(b"\xef\xbb\xbf" + first + b"\n")
+    assert rows(file, form) == [{"x": "1", "y": "2"}]
+    assert [record.raw for record in records(file, form)] == [first.decode()]
+
+
 def test_a_malformed_row_costs_only_itself(file: Path) -> None:
     file.write_bytes(b'a;b\n1;"open\n2;two\n3;"x"y\n4;four;4\n5\n6;six\n')
     found = rows(file)

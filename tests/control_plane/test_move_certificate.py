@@ -85,6 +85,8 @@ def test_what_does_not_prove_it(progress: dict[str, Any], problem: str) -> None:
         (certificate().replace(b'"seq":7', b'"seq":6'), "checksum"),
         (b"{}", "no certificate"),
         (b"\xff", "no certificate"),
+        (b'{"tenant":"\xff"}', "no certificate"),
+        (b'{"more":' + b"[" * 100_000, "no certificate"),
         (certificate().replace(b'"format":1', b'"format":2'), "format is 2"),
     ],
 )

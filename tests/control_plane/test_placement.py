@@ -52,8 +52,9 @@ def test_a_closed_cell_is_refused_by_name() -> None:
 
 
 def test_no_open_cell() -> None:
-    with pytest.raises(NoOpenCell, match="accepts_tenants: true"):
+    with pytest.raises(PlacementRefused, match="accepts_tenants: true") as caught:
         choose_cell([replace(cell("a"), accepts_tenants=False)], None)
+    assert not caught.value.retryable
 
 
 def test_no_healthy_cell_is_worth_a_retry() -> None:

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from control_plane.app import ControlPlane
-from control_plane.catalog import KeyState, TenantState
+from control_plane.catalog import Catalog, KeyState, TenantState
 from control_plane.errors import (
+    CatalogUnavailable,
     CellRefused,
     CellUnavailable,
     NotFound,
@@ -110,6 +111,64 @@ async def test_a_creation_that_died_before_its_last_step(
     assert len(small_cell.keys) == 1
     new = await plane.provisioning.create_tenant("acme", None, actor=OPERATOR)
     assert len(small_cell.revoked) == 1
+    assert str(new.key_id) not in {key for _, key in small_cell.revoked}
+
+
+@pytest.mark.parametrize("step", ["complete_tenant", "answer_tenant"])
+async def test_a_creation_of_unknown_outcome_is_completed_by_repeating_it(
+    plane: ControlPlane, small_cell: Any, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    complete = Catalog.complete_tenant
+
+    async def commit_unheard(*given: Any, **named: Any) -> bool:
+        await complete(*given, **named)
+        raise CatalogUnavailable
+
+    async def die(*_: object, **__: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Catalog, step, commit_unheard if step == "complete_tenant" else die)
+    for _ in range(2):
+        with pytest.raises((CatalogUnavailable, KeyboardInterrupt)):
+            await plane.provisioning.create_tenant("acme", "cell-a", actor=OPERATOR)
+    monkeypatch.undo()
+    placed = await plane.catalog.routing_table()
+    new = await plane.provisioning.create_tenant("acme", "cell-a", actor=OPERATOR)
+    organization_id = str(new.tenant.organization_id)
+    assert placed.tenants == (await plane.catalog.routing_table()).tenants
+    assert list(placed.tenants) == [organization_id]
+    key = small_cell.keys[(organization_id, str(new.key_id))]
+    assert key == hashlib.sha256(new.secret.encode()).hexdigest()
+    assert not small_cell.revoked, "any of them may have been shown"
+    with pytest.raises(SlugInUse, match="tenant 'acme' already"):
+        await plane.provisioning.create_tenant("acme", None, actor=OPERATOR)
+
+
+async def test_a_creation_whose_caller_has_gone_is_completed_by_repeating_it(
+    plane: ControlPlane,
+) -> None:
+    async def is_gone() -> bool:
+        return True
+
+    first = await plane.provisioning.create_tenant(
+        "acme", None, actor=OPERATOR, is_caller_gone=is_gone
+    )
+    second = await plane.provisioning.create_tenant("acme", None, actor=OPERATOR)
+    assert first.tenant.organization_id == second.tenant.organization_id
+    with pytest.raises(SlugInUse):
+        await plane.provisioning.create_tenant("acme", None, actor=OPERATOR)
+
+
+async def test_a_key_is_shown_although_the_note_of_that_is_lost(
+    plane: ControlPlane, small_cell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def be_away(*_: object, **__: object) -> bool:
+        raise CatalogUnavailable
+
+    monkeypatch.setattr(Catalog, "answer_tenant", be_away)
+    new = await plane.provisioning.create_tenant("acme", "cell-a", actor=OPERATOR)
+    monkeypatch.undo()
+    await plane.provisioning.create_tenant("acme", "cell-a", actor=OPERATOR)
     assert str(new.key_id) not in {key for _, key in small_cell.revoked}
 
 

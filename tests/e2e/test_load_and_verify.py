@@ -129,6 +129,30 @@ def test_repeating_a_load_does_nothing(tenant: Any, files: Files) -> None:
     assert tenant.verify()["ok"]
 
 
+def test_what_was_archived_is_not_loaded_again(tenant: Any, files: Files) -> None:
+    mapping = files.mapping.read_text()
+    files.mapping.write_text(mapping.replace('  description: "{note}"', "  status: pending"))
+    files.write([row(number) for number in range(20)])
+    load(tenant, files)
+    with tenant.client() as client:
+        made = ledger(tenant, files).id
+        listed = client.ledger_transactions.list(ledger_id=made)
+        ids = {each.external_id: each.id for each in listed}
+        for external_id in ("t/3", "t/19"):
+            client.ledger_transactions.update(ids[external_id], status="archived")
+    # Another API key: the first one's idempotency keys are as those of a load of long ago.
+    key = json.loads(tenant.platform.run("keys", "create", tenant.slug, "--json").stdout)["api_key"]
+    arguments = tenant.load_arguments(files.mapping, files.rows)
+    resumed = tenant.platform.run(*arguments, CLOISTER_API_KEY=key)
+    assert "Going on after line 21" in resumed.stderr
+    again = json.loads(tenant.platform.run(*arguments, "--no-resume", CLOISTER_API_KEY=key).stdout)
+    assert (again["loaded"], again["already_loaded"]) == (0, 20)
+    # One that was mended since is another transaction.
+    files.write([row(3, amount='"4,00"')])
+    mended = tenant.platform.run(*arguments, "--no-resume", CLOISTER_API_KEY=key)
+    assert json.loads(mended.stdout)["loaded"] == 1
+
+
 def test_a_checkpoint_is_not_believed_of_another_file(tenant: Any, files: Files) -> None:
     load(tenant, files)
     files.write([row(number, day="2024-07-02") for number in range(3)])

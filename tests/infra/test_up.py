@@ -5,6 +5,7 @@ supervisor run a platform of one small cell of their own.
 """
 
 import json
+import logging
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from psycopg.conninfo import make_conninfo
 
 from infra.local.demo import DemoMaker
 from infra.local.layout import open_data_directory
+from infra.local.reporting import LogFile
 
 DEADLINE_S = 150.0
 ONE_CELL = """
@@ -282,6 +284,7 @@ async def test_a_revoked_or_lost_demo_key_is_replaced(
             control_url=ready["control_plane"],
             operator_token=json.loads((home.data / "secrets/tokens.json").read_text())["operator"],
             router_url=ready["router"],
+            cells=frozenset(cell["name"] for cell in ready["cells"]),
         )
         first = await maker.ensure()
         assert first.api_key == ready["demo"]["api_key"]
@@ -389,6 +392,27 @@ def run_program(program: str) -> str:
     return done.stdout
 
 
+def test_other_cells_have_a_demo_tenant_of_their_own(home: Home) -> None:
+    first = home.up("--file", home.one_cell())
+    home.down()
+    (home.root / "other.yaml").write_text(ONE_CELL.replace("only", "other"))
+    second = home.up("--file", "other.yaml")
+    assert (first["demo"]["cell"], second["demo"]["cell"]) == ("only", "other")
+    assert ping(second) == 200
+    home.down()
+    third = home.up("--file", home.one_cell())
+    assert third["demo"] == first["demo"]
+    home.down()
+
+
+def test_cells_that_take_no_tenants_are_said_to(home: Home) -> None:
+    (home.root / "closed.yaml").write_text(ONE_CELL + "    accepts_tenants: false\n")
+    done = home.run("up", "--data", home.data, *ANY_PORTS, "--file", "closed.yaml")
+    assert done.returncode == 1
+    assert "no cell takes new tenants; set accepts_tenants: true on one" in done.stderr
+    assert "{" not in done.stderr
+
+
 def test_a_killed_supervisor_leaves_nothing_and_the_next_start_works(home: Home) -> None:
     first = home.up("--file", home.one_cell())
     os.kill(first["pid"], signal.SIGKILL)
@@ -469,6 +493,47 @@ def test_a_foreign_directory_is_left_alone(home: Home) -> None:
         assert done.returncode == 1
         assert "cat.jpg" in done.stderr
     assert [entry.name for entry in (home.root / "photos").iterdir()] == ["cat.jpg"]
+
+
+@pytest.fixture
+def small_disk(home: Home) -> Iterator[Path]:
+    """The data directory, begun on a file system of one megabyte."""
+    home.data.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(home.data)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    open_data_directory(home.data)
+    yield home.data
+    subprocess.run(["umount", str(home.data)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 64 << 10], ids=["for us", "for initdb"])
+@pytest.mark.parametrize("more", [(), ("--detach",)], ids=["here", "detached"])
+def test_a_full_disk_is_named_with_the_remedy(
+    home: Home, small_disk: Path, left: int, more: tuple[str, ...]
+) -> None:
+    ballast = small_disk / "router" / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"\0" * 4096):
+            pass
+    os.truncate(ballast, ballast.stat().st_size - left)
+    arguments = ("up", "--data", home.data, *ANY_PORTS, "--file", home.one_cell())
+    done = home.run(*arguments, *more)
+    assert done.returncode == 1
+    assert f"error: the disk of {home.data} is full" in done.stderr
+    assert done.stderr.count("Remedy: make room there") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_costs_a_line_of_the_log_and_no_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = LogFile("/dev/full")
+    log.handle(logging.makeLogRecord({"msg": "started"}))
+    assert capsys.readouterr().err == ""
+    with suppress(OSError):
+        log.close()
 
 
 def test_down_without_a_platform_succeeds_and_says_so(home: Home) -> None:
