@@ -1,7 +1,7 @@
 """Rows between Postgres and the model: how they are read, and how they are written as text.
 
-One text serves both ways of writing: a line of CSV for COPY, an element of a composite array for
-INSERT and UPDATE. COPY is the faster for many rows, the array needs no round trip of its own.
+Written are composite arrays, for INSERT and UPDATE alike. COPY costs Postgres a tenth less, but a
+round trip for each table, which waits for its turn in an event loop that is deciding commands.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,33 +50,20 @@ def row_from(row_type: type[AnyRow], values: Sequence[Any]) -> AnyRow:
     return msgspec.convert((TABLE_OF[row_type].tag, *values), row_type)
 
 
-COPY_OPTIONS: Final = r"(FORMAT csv, ESCAPE '\', NULL 'null')"
-
-
-def as_csv(rows: Sequence[Row], table: Table) -> bytes:
-    """Lines for COPY with COPY_OPTIONS."""
-    text = _json.encode(rows)
-    # The JSON of a row without escapes and nested objects is a line of CSV already, at a tenth of
-    # the cost. No text can contain the separator: its quotes would be escaped.
-    if b"\\" in text or _has_objects(rows, table):
-        return ("\n".join(_lines(rows, table, null="null")) + "\n").encode()
-    tag = f'["{table.tag}",'.encode()
-    return text[len(tag) + 1 : -2].replace(b"]," + tag, b"\n") + b"\n"
-
-
 def as_array(rows: Sequence[Row], table: Table) -> str:
     """A text literal of type `table[]`."""
     text = _json.encode(rows).decode()
-    # As above; here an absent value is nothing at all, so that no text may hold the word for it.
+    # The JSON of a row without escapes and nested objects is nearly the text of a composite, at a
+    # tenth of the cost: no text can contain what separates rows, as its quotes would be escaped. An
+    # absent value is nothing at all there, so that no text may hold the word for it.
     if "\\" in text or _has_objects(rows, table) or _has_null_in_text(rows, table):
         elements = (
             '"(' + line.replace("\\", "\\\\").replace('"', '\\"') + ')"'
-            for line in _lines(rows, table, null="")
+            for line in _lines(rows, table)
         )
         return "{" + ",".join(elements) + "}"
-    tag = f'["{table.tag}",'
-    lines = text[len(tag) + 1 : -2].replace("]," + tag, "\n").replace(",null", ",")
-    return '{"(' + lines.replace('"', '\\"').replace("\n", ')","(') + ')"}'
+    inner = text[len(f'[["{table.tag}",') : -2].replace(",null", ",").replace('"', '\\"')
+    return '{"(' + inner.replace(f'],[\\"{table.tag}\\",', ')","(') + ')"}'
 
 
 def _has_objects(rows: Iterable[Row], table: Table) -> bool:
@@ -93,28 +80,28 @@ def _has_null_in_text(rows: Iterable[Row], table: Table) -> bool:
     )
 
 
-def _lines(rows: Iterable[Row], table: Table, *, null: str) -> Iterable[str]:
+def _lines(rows: Iterable[Row], table: Table) -> Iterable[str]:
     quoted = [name in table.free_text for name in table.columns]
     for row in rows:
         yield ",".join(
             [
-                _cell(value, is_quoted, null)
+                _cell(value, is_quoted)
                 for value, is_quoted in zip(msgspec.structs.astuple(row), quoted, strict=True)
             ]
         )
 
 
-def _cell(value: Any, is_quoted: bool, null: str) -> str:
+def _cell(value: Any, is_quoted: bool) -> str:
     kind = value.__class__
     if kind is str:
         return _quote(value) if is_quoted else value
     if value is None:
-        return null
+        return ""
     if kind is dict:
         return _quote(_json.encode(value).decode()) if value else "{}"
     return str(value)
 
 
 def _quote(text: str) -> str:
-    """Text between double quotes, as CSV with `\\` as its escape and composites both read it."""
+    """Text between double quotes, as composites read it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -9,7 +9,9 @@ Outcomes of `commit` other than success, all of which leave nothing of the batch
 and the batch may or may not be committed; `reopen` and compare heads to know.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from secrets import randbelow
@@ -23,12 +25,13 @@ from cell.journal import FORMAT, Segment
 from cell.ledger.history import History
 from cell.ledger.model import Row, TenantId
 from cell.postgres import connection_string
-from cell.rows import COPY_OPTIONS, TABLE_OF, as_array, as_csv, read_as_model
+from cell.rows import TABLE_OF, as_array, read_as_model
 from cell.schema import require_schema
 from cell.tables import ROW_TABLES, Table
 
-COPY_ROWS_MIN: Final = 400
-"""From here on COPY beats INSERT … SELECT FROM unnest, which needs no round trip of its own."""
+SEND_BUFFER_BYTES: Final = 4 << 20
+"""A batch of a thousand transactions is a megabyte. What does not fit is sent when the event loop
+comes round, which is deciding the next batch by then, while the database waits."""
 
 STATEMENT_TIMEOUT_MS: Final = 20_000
 """A statement of a batch takes milliseconds; one that hangs must not hold the cell for ever."""
@@ -148,7 +151,6 @@ _INSERT_BARE_VERSIONS: Final = """
 INSERT INTO ledger_account_bare_versions
 SELECT * FROM unnest(%s::ledger_account_bare_versions[])
 """
-_COPY_KEYS: Final = "COPY idempotency_keys (tenant_id, digest, created_at_us, seq) FROM STDIN"
 _DELETE_KEYS: Final = """
 DELETE FROM idempotency_keys k USING unnest(%s::uuid[], %s::uuid[]) AS e (tenant_id, digest)
 WHERE k.tenant_id = e.tenant_id AND k.digest = e.digest
@@ -182,7 +184,6 @@ def _update_statement(table: Table) -> str:
 
 
 # Plain text, of the table list's own names: psycopg remembers how it read a text, not a Composed.
-_COPY: Final = {t.row: f"COPY {t.name} FROM STDIN {COPY_OPTIONS}" for t in ROW_TABLES}
 _INSERT: Final = {
     t.row: f"INSERT INTO {t.name} SELECT * FROM unnest(%s::{t.name}[])" for t in ROW_TABLES
 }
@@ -245,6 +246,7 @@ class Store:
         if self._examine is not None:
             await self._examine()
         self._writer = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
+        _widen_send_buffer(self._writer)
         self._prefetcher = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
         read_as_model(self._prefetcher)
         await require_schema(self._prefetcher)
@@ -316,44 +318,30 @@ class Store:
             raise await self._translated(self._writer, error) from error
 
     async def _write(self, writer: psycopg.AsyncConnection[Any], batch: BatchWrite) -> None:
-        copied = {
-            row_type: rows
-            for row_type, rows in batch.inserted.items()
-            if len(rows) >= COPY_ROWS_MIN
-        }
-        copied_keys = batch.keys if len(batch.keys) >= COPY_ROWS_MIN else []
-        statement, parameters = self._one_statement(batch, copied, copied_keys)
-        if not copied and not copied_keys and not batch.expired_keys:
-            # One statement is a database transaction of its own: one round trip in all.
+        statement, parameters = self._one_statement(batch)
+        if not batch.expired_keys:
+            # One statement is a database transaction of its own: one round trip in all, and the
+            # database needs nothing from this process until it has committed.
             await writer.execute(statement, parameters, prepare=True)
             return
-        async with writer.pipeline():
-            await writer.execute("BEGIN ISOLATION LEVEL READ COMMITTED", prepare=True)
-            if batch.expired_keys:
-                await writer.execute(_DELETE_KEYS, _pairs(batch.expired_keys), prepare=True)
+        async with writer.transaction():
+            # Not a part of the statement, whose parts all see what was there before it.
+            await writer.execute(_DELETE_KEYS, _pairs(batch.expired_keys), prepare=True)
             await writer.execute(statement, parameters, prepare=True)
-        await _copy(writer, copied, copied_keys)
-        await writer.execute("COMMIT", prepare=True)
 
-    def _one_statement(
-        self,
-        batch: BatchWrite,
-        copied: Mapping[type[Row], object],
-        copied_keys: Sequence[KeyUse],
-    ) -> tuple[str, list[Any]]:
-        """The guard and everything that is not copied, as one statement and its parameters."""
+    def _one_statement(self, batch: BatchWrite) -> tuple[str, list[Any]]:
+        """The guard and all rows, as one statement and its parameters."""
         parts: list[str] = []
         parameters: list[Any] = []
         if batch.segments:
             parts.append(_INSERT_SEGMENTS)
             parameters += _segment_parameters(batch.segments)
-        if batch.keys and not copied_keys:
+        if batch.keys:
             parts.append(_INSERT_KEYS)
             parameters += _key_parameters(batch.keys)
         for row_type, rows in batch.inserted.items():
-            if row_type not in copied:
-                parts.append(_INSERT[row_type])
-                parameters.append(as_array(list(rows.values()), TABLE_OF[row_type]))
+            parts.append(_INSERT[row_type])
+            parameters.append(as_array(list(rows.values()), TABLE_OF[row_type]))
         for row_type, rows in batch.updated.items():
             parts.append(_UPDATE[row_type])
             parameters.append(as_array(list(rows.values()), TABLE_OF[row_type]))
@@ -402,6 +390,13 @@ class Store:
         return BatchFailed(str(error))
 
 
+def _widen_send_buffer(connection: psycopg.AsyncConnection[Any]) -> None:
+    """As far as the system allows (`net.core.wmem_max`); TCP has a sense of its own for it."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as own:
+        if own.family == socket.AF_UNIX:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+
 @lru_cache(maxsize=256)
 def _joined(parts: tuple[str, ...]) -> str:
     """Statements that write, each as a part of one WITH, and the guard."""
@@ -441,19 +436,3 @@ def _composites(rows: Sequence[tuple[object, ...]]) -> str:
 
 def _pairs(keys: Sequence[tuple[TenantId, str]]) -> tuple[list[TenantId], list[str]]:
     return [key[0] for key in keys], [key[1] for key in keys]
-
-
-async def _copy(
-    writer: psycopg.AsyncConnection[Any],
-    inserted: dict[type[Row], dict[str, Row]],
-    keys: Sequence[KeyUse],
-) -> None:
-    async with writer.cursor() as cursor:
-        for row_type, rows in inserted.items():
-            async with cursor.copy(_COPY[row_type]) as copy:
-                await copy.write(as_csv(list(rows.values()), TABLE_OF[row_type]))
-        if keys:
-            async with cursor.copy(_COPY_KEYS) as copy:
-                await copy.write(
-                    "".join(f"{k.tenant_id}\t{k.digest}\t{k.at_us}\t{k.seq}\n" for k in keys)
-                )

@@ -41,7 +41,6 @@ def command(accounts: list[str], name: str) -> CreateLedgerTransaction:
 
 
 async def work(run: dict[str, Any], go: int, acknowledged: int) -> None:
-    store.COPY_ROWS_MIN = run["copy_rows_min"]  # type: ignore[misc]  # the other way of writing
     limits = SequencerLimits(batch_size=run["batch_size"])
     sequencer = Sequencer(store.Store(run["dsn"]), limits)
     await sequencer.open()

@@ -265,17 +265,10 @@ async def test_a_failure_is_not_stored(writer: Writing, tenant_id: TenantId) -> 
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-@pytest.mark.parametrize("copies", [False, True])
 async def test_a_day_later_a_key_is_anew(
-    cell_database: Any,
-    tenant_id: TenantId,
-    restarts: bool,
-    copies: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    cell_database: Any, tenant_id: TenantId, restarts: bool
 ) -> None:
     """Scenario A17, to the microsecond, with what memory knows and what only the table knows."""
-    if copies:
-        monkeypatch.setattr("cell.store.COPY_ROWS_MIN", 1)
     clock = Clock()
     dsn = cell_database.writer_dsn
     async with write(dsn, clock) as writer:

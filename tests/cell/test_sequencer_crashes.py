@@ -148,12 +148,10 @@ def killer(writers: Writers, number: int) -> Gate:
     return gate
 
 
-@pytest.mark.parametrize("copy_rows_min", [1000, 4], ids=["one statement", "copy"])
 async def test_killed_at_every_message(
     cell_database: Any,
     tenant_id: TenantId,
     writers: Writers,
-    copy_rows_min: int,
     assert_ledger_holds: Callable[[str], None],
 ) -> None:
     dsn = cell_database.writer_dsn
@@ -169,7 +167,6 @@ async def test_killed_at_every_message(
                 tenant_id=tenant_id,
                 accounts=accounts,
                 name=f"n{number}",
-                copy_rows_min=copy_rows_min,
                 batch_size=1000,
                 clients=CLIENTS,
                 each=1,
@@ -188,7 +185,7 @@ async def test_killed_at_every_message(
             if died_of == 0:
                 break
             assert died_of == -signal.SIGKILL
-    assert number > (5 if copy_rows_min == 1000 else 25)
+    assert number > 5
     assert committed_unheard >= 1, "no death fell between the commit and its acknowledgement"
 
 
@@ -202,15 +199,13 @@ def check_death(database: Any, writers: Writers, names: list[str]) -> int:
     return bool(present) and not acknowledged
 
 
-@pytest.mark.parametrize("copy_rows_min", [1000, 4], ids=["one statement", "copy"])
 async def test_killed_at_random_times_under_load(
     cell_database: Any,
     tenant_id: TenantId,
     writers: Writers,
-    copy_rows_min: int,
     assert_ledger_holds: Callable[[str], None],
 ) -> None:
-    source = random.Random(copy_rows_min)
+    source = random.Random(1)
     dsn = cell_database.writer_dsn
     async with write(dsn) as writer:
         accounts = await writer.accounts(tenant_id, 4)
@@ -220,7 +215,6 @@ async def test_killed_at_random_times_under_load(
             tenant_id=tenant_id,
             accounts=accounts,
             name=f"life{life}",
-            copy_rows_min=copy_rows_min,
             batch_size=8,
             clients=24,
             each=1_000_000,
@@ -263,7 +257,6 @@ async def test_the_last_writer_killed_and_a_successor_at_once(
             tenant_id=tenant_id,
             accounts=accounts,
             name=f"life{life}",
-            copy_rows_min=4,
             batch_size=50,
             clients=50,
             each=1_000_000,

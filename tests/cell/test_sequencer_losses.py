@@ -3,7 +3,7 @@
 Method: a door (`postgres_proxy.py`) between the sequencer and a real Postgres cuts the connection
 at a chosen message, also after the commit and before its answer; backends are terminated at random
 moments under load, with a seed. Afterwards the tables are compared with what the callers were told;
-the audit of every test does the rest. Both ways of writing a batch are gone through.
+the audit of every test does the rest.
 """
 
 import asyncio
@@ -32,14 +32,6 @@ TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE application_name = 'cloister-sequencer' AND datname = current_database()
 """
-
-
-@pytest.fixture(params=["one statement", "copy"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How batches are written: in one statement, or with COPY from four rows on."""
-    if request.param == "copy":
-        monkeypatch.setattr("cell.store.COPY_ROWS_MIN", 4)
-    return str(request.param)
 
 
 def external_ids(dsn: str) -> Counter[str]:
@@ -79,9 +71,7 @@ async def cut_once(database: Any, tenant_id: TenantId, gate: Once, words: bytes 
     assert external_ids(database.superuser_dsn) == expected
 
 
-async def test_a_commit_whose_answer_is_lost(
-    cell_database: Any, tenant_id: TenantId, way: str
-) -> None:
+async def test_a_commit_whose_answer_is_lost(cell_database: Any, tenant_id: TenantId) -> None:
     await cut_once(cell_database, tenant_id, Once(Act.CUT, lambda message: message.confirms))
 
 
@@ -106,7 +96,7 @@ async def test_memory_is_read_again_after_an_unknown_outcome(
 
 @pytest.mark.parametrize("sqlstate", ["57P01", "57P02", "08006", "XX000"])
 async def test_a_server_that_says_goodbye_after_the_commit(
-    cell_database: Any, tenant_id: TenantId, way: str, sqlstate: str
+    cell_database: Any, tenant_id: TenantId, sqlstate: str
 ) -> None:
     """Its words are about the connection, not about the batch: that is committed."""
     gate = Once(Act.CUT, lambda message: message.confirms)
@@ -115,7 +105,7 @@ async def test_a_server_that_says_goodbye_after_the_commit(
 
 @pytest.mark.parametrize("sqlstate", ["57P01", "57P03", "XX000"])
 async def test_a_server_that_says_goodbye_before_the_batch(
-    cell_database: Any, tenant_id: TenantId, way: str, sqlstate: str
+    cell_database: Any, tenant_id: TenantId, sqlstate: str
 ) -> None:
     """The cut at Sync: what was sent before it was executed and is rolled back."""
     gate = Once(Act.CUT, lambda message: message.kind == b"S" and not message.from_server)
@@ -124,7 +114,7 @@ async def test_a_server_that_says_goodbye_before_the_batch(
 
 
 @pytest.mark.faults
-async def test_a_cut_at_every_message(cell_database: Any, tenant_id: TenantId, way: str) -> None:
+async def test_a_cut_at_every_message(cell_database: Any, tenant_id: TenantId) -> None:
     """From the first byte of a batch to after its last, both directions, both connections."""
     dsn = cell_database.writer_dsn
     expected: Counter[str] = Counter()
@@ -139,7 +129,7 @@ async def test_a_cut_at_every_message(cell_database: Any, tenant_id: TenantId, w
             if not gate.has_acted:
                 break
             cuts += 1
-    assert cuts > (10 if way == "one statement" else 40)
+    assert cuts > 10
     assert external_ids(cell_database.superuser_dsn) == expected
 
 
@@ -231,7 +221,7 @@ async def test_what_is_not_answered_in_time(
 
 
 async def test_a_statement_that_takes_too_long_is_rolled_back(
-    cell_database: Any, tenant_id: TenantId, way: str, monkeypatch: pytest.MonkeyPatch
+    cell_database: Any, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cell.store.STATEMENT_TIMEOUT_MS", 3000)
     async with write(cell_database.writer_dsn) as writer:
@@ -248,7 +238,7 @@ async def test_a_statement_that_takes_too_long_is_rolled_back(
 
 @pytest.mark.parametrize("sqlstate", ["53100", "53200", "40P01", "XX000"])
 async def test_a_database_that_cannot_take_a_batch_now(
-    cell_database: Any, tenant_id: TenantId, way: str, sqlstate: str
+    cell_database: Any, tenant_id: TenantId, sqlstate: str
 ) -> None:
     """Disk full, out of memory, a deadlock, a bug: nobody's command is at fault."""
     dsn = cell_database.superuser_dsn
@@ -408,9 +398,7 @@ async def test_stopping_while_the_database_is_away(cell_database: Any, tenant_id
 
 @pytest.mark.faults
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_backends_terminated_at_random_moments(
-    cell_database: Any, way: str, seed: int
-) -> None:
+async def test_backends_terminated_at_random_moments(cell_database: Any, seed: int) -> None:
     """Several tenants, unique keys; unknown outcomes are asked again with the same key."""
     source = random.Random(seed)
     dsn = cell_database.writer_dsn

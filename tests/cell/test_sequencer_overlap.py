@@ -177,7 +177,6 @@ async def test_with_poison_among_them(
 async def test_with_connections_cut(
     cell_database: Any, overlaps: Counter[bool], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cell.store.COPY_ROWS_MIN", 6)
     monkeypatch.setattr("cell.sequencer.RECONNECT_PAUSE_S", 0.001)
     monkeypatch.setattr("cell.sequencer.ATTEMPTS_MAX", 100)
     dsn = cell_database.writer_dsn

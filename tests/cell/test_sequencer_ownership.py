@@ -8,8 +8,10 @@ import asyncio
 import random
 from typing import Any
 
+import psycopg
 import pytest
 from cell_writing import (
+    API_KEY,
     CREDIT,
     DEBIT,
     Writing,
@@ -24,7 +26,7 @@ from cell_writing import (
 )
 from postgres_proxy import Act, Held, Message, door_to
 
-from cell.batch import Applied
+from cell.batch import Applied, Idempotency
 from cell.errors import ApiError, NotApplied, NotFound, OutcomeUnknown, WriterFenced
 from cell.ledger import commands
 from cell.ledger.model import Status, TenantId
@@ -102,38 +104,37 @@ async def test_a_successor_under_load(cell_database: Any, tenant_id: TenantId) -
 
 
 async def test_a_successor_waits_for_the_batch_in_flight(
-    cell_database: Any, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch
+    cell_database: Any, tenant_id: TenantId
 ) -> None:
-    """With COPY the guard is held for several messages: stop in the middle of them."""
-    monkeypatch.setattr("cell.store.COPY_ROWS_MIN", 1)
+    """Held behind its guard, at a row whose key somebody else is about to use."""
     dsn = cell_database.writer_dsn
-    async with door_to(dsn) as door:
-        with pytest.raises(WriterFenced):
-            async with write(door.dsn(dsn)) as first:
-                accounts = await first.accounts(tenant_id, 2)
-                is_open = asyncio.Event()
-                stopped = asyncio.Event()
+    digest = Idempotency(api_key_id=API_KEY, key="held").digest()
+    use = (
+        "INSERT INTO idempotency_keys (tenant_id, digest, created_at_us, seq) VALUES (%s, %s, 1, 1)"
+    )
 
-                async def gate(message: Message) -> Act:
-                    if message.kind == b"c" and not message.from_server:
-                        stopped.set()
-                        await is_open.wait()
-                    return Act.PASS
+    def waiting() -> int:
+        return len(rows(dsn, "SELECT 1 FROM pg_locks WHERE NOT granted"))
 
-                door.gate = gate
-                flying = asyncio.create_task(first.outcome(tenant_id, transfer(*accounts)))
-                await stopped.wait()
+    with pytest.raises(WriterFenced):
+        async with write(dsn) as first:
+            accounts = await first.accounts(tenant_id, 2)
+            with psycopg.connect(cell_database.superuser_dsn) as holder:
+                holder.execute(use, (tenant_id, digest))
+                flying = asyncio.create_task(
+                    first.outcome(tenant_id, transfer(*accounts), key="held")
+                )
+                await until(lambda: waiting() == 1, "the batch waits")
                 successor = Store(dsn)
                 opening = asyncio.create_task(successor.open())
-                query = "SELECT 1 FROM pg_locks WHERE NOT granted"
-                await until(lambda: bool(rows(dsn, query)), "the successor waits")
+                await until(lambda: waiting() == 2, "the successor waits")
                 assert not opening.done()
-                is_open.set()
-                assert isinstance(await flying, Applied)
-                await opening
-                await successor.close()
-                late = await all_of(first.outcome(tenant_id, transfer(*accounts)))
-                assert isinstance(late[0], OutcomeUnknown)
+                holder.rollback()
+            assert isinstance(await flying, Applied)
+            await opening
+            await successor.close()
+            late = await all_of(first.outcome(tenant_id, transfer(*accounts)))
+            assert isinstance(late[0], OutcomeUnknown)
     assert count(dsn, "ledger_transactions", tenant_id) == 1
 
 
@@ -225,9 +226,8 @@ async def test_a_tenant_that_is_not_owned_and_its_neighbours(
 
 @pytest.mark.parametrize("commands_each", [1, 40])
 async def test_a_tenant_fenced_while_its_batch_is_on_the_way(
-    cell_database: Any, tenant_id: TenantId, commands_each: int, monkeypatch: pytest.MonkeyPatch
+    cell_database: Any, tenant_id: TenantId, commands_each: int
 ) -> None:
-    monkeypatch.setattr("cell.store.COPY_ROWS_MIN", 30)
     dsn = cell_database.writer_dsn
     other = own_tenant(dsn)
     async with door_to(dsn) as door, write(door.dsn(dsn)) as writer:

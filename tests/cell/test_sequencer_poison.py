@@ -39,13 +39,6 @@ POISONS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["one statement", "copy"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "copy":
-        monkeypatch.setattr("cell.store.COPY_ROWS_MIN", 4)
-    return str(request.param)
-
-
 def there(dsn: str) -> list[str]:
     query = "SELECT description FROM ledger_transactions ORDER BY description"
     return [name for (name,) in rows(dsn, query)]
@@ -87,7 +80,7 @@ async def test_a_mistake_of_ours_is_one_commands(
     [("NUL in a description", 0), ("NUL in a description", 49), *((name, 17) for name in POISONS)],
 )
 async def test_one_of_fifty(
-    cell_database: Any, tenant_id: TenantId, way: str, poison: str, place: int
+    cell_database: Any, tenant_id: TenantId, poison: str, place: int
 ) -> None:
     dsn = cell_database.writer_dsn
     tenants = [tenant_id, own_tenant(dsn)]
@@ -115,7 +108,7 @@ async def test_one_of_fifty(
 
 
 async def test_several_of_fifty_and_refusals_among_them(
-    cell_database: Any, tenant_id: TenantId, way: str
+    cell_database: Any, tenant_id: TenantId
 ) -> None:
     dsn = cell_database.writer_dsn
     async with write(dsn, batch_size=20) as writer:
