@@ -37,8 +37,10 @@ LIGHT_CONNECTIONS: Final = 4
 SECONDS: Final = 4.0
 SECONDS_QUICK: Final = 0.7
 WARMUP_S: Final = 0.5
-TO_HAPROXY_MIN: Final = 0.6
-"""The goal: the router's requests per second relative to HAProxy's."""
+TO_HAPROXY_MIN: Final = 0.8
+ADDED_P50_MAX: Final = 2.0
+ADDED_P99_MAX: Final = 3.0
+"""The goals: requests per second, and latency added to the direct path, relative to HAProxy's."""
 API_KEY: Final = "ck_" + "k" * 43
 ACCOUNTS: Final = 2_000
 BODY_HEAD: Final = (
@@ -280,4 +282,22 @@ def checks(runs: Mapping[str, Sequence[Run]]) -> list[Check]:
         ratio = median_ratio([run.rate for run in router], [run.rate for run in haproxy])
         what = f"router's {kind.upper()}s per second relative to HAProxy's"
         found.append(Check(what=what, value=ratio, goal=TO_HAPROXY_MIN))
+        found += latency_checks(runs, kind)
     return found
+
+
+def latency_checks(runs: Mapping[str, Sequence[Run]], kind: str) -> list[Check]:
+    """What the router adds to the direct path relative to what HAProxy adds."""
+    direct, router, haproxy = (
+        medians(runs[f"{kind} {path} {LIGHT_CONNECTIONS}"])
+        for path in ("direct", "router", "haproxy")
+    )
+    return [
+        Check(
+            what=f"{kind.upper()}s: {name} added by the router relative to HAProxy's",
+            value=(router[at] - direct[at]) / (haproxy[at] - direct[at]),
+            goal=goal,
+            at_most=True,
+        )
+        for at, (name, goal) in enumerate((("p50", ADDED_P50_MAX), ("p99", ADDED_P99_MAX)))
+    ]
