@@ -23,7 +23,7 @@ import psycopg
 from benchmarks.errors import Wrong
 from benchmarks.machine import examine_machine
 from benchmarks.percentiles import Latency, latency, median
-from benchmarks.platform_process import Platform, running_platform, superuser_dsn
+from benchmarks.platform_process import Platform, part_of, running_platform, superuser_dsn
 from benchmarks.report import Check, Progress, Report, Table, now_utc
 from benchmarks.rounds import Effort
 from benchmarks.server_process import process_tree
@@ -193,7 +193,7 @@ def router_memory_mib(platform: Platform) -> float:
     (pid,) = (
         process.pid
         for process in process_tree(platform.server.process.pid)
-        if process.command[1:3] == ["-m", "router"]
+        if part_of(process.command) == "router"
     )
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (kib,) = (line.split()[1] for line in lines if line.startswith("VmRSS:"))
