@@ -1,4 +1,4 @@
-"""`python -m benchmarks [engine|api|router|time|lists|move|all] [--quick]`.
+"""`python -m benchmarks [NAME] [--quick]`; `--help` lists the names.
 
 Progress goes to stderr, markdown to stdout; `out/NAME.json` and README.md's tables are written.
 A benchmark that cannot run here says why and the others go on; the exit status is 1 when one of
@@ -16,6 +16,7 @@ from rich.console import Console
 from benchmarks.api import run_api
 from benchmarks.engine import run_engine_benchmark
 from benchmarks.errors import BenchmarkError, Skipped
+from benchmarks.growth import run_growth
 from benchmarks.lists import run_lists
 from benchmarks.move import run_moves
 from benchmarks.overload import run_overload
@@ -30,6 +31,7 @@ from infra.errors import InfraError
 
 class Name(StrEnum):
     ENGINE = "engine"
+    GROWTH = "growth"
     API = "api"
     ROUTER = "router"
     ROUTING = "routing"
@@ -46,6 +48,7 @@ class Benchmark(Protocol):
 
 BENCHMARKS: Final[dict[Name, Benchmark]] = {
     Name.ENGINE: run_engine_benchmark,
+    Name.GROWTH: run_growth,
     Name.API: run_api,
     Name.ROUTER: run_router,
     Name.ROUTING: run_routing,

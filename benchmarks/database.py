@@ -34,7 +34,12 @@ COMMIT_ADDED_MS_MAX: Final = 2.0
 
 @contextmanager
 def running_postgres(
-    name: str, directory: Path, roles: tuple[str, ...] = (), *, slow_flush: bool
+    name: str,
+    directory: Path,
+    roles: tuple[str, ...] = (),
+    *,
+    slow_flush: bool,
+    sizing: PostgresSpec = SIZING,
 ) -> Iterator[Postgres]:
     """A started instance below `directory`, stopped at the end; call from the main thread.
 
@@ -42,7 +47,7 @@ def running_postgres(
     """
     shim = flush_delay_environment(compile_flush_shim(OUT)) if slow_flush else {}
     postgres = Postgres(
-        name=name, directory=directory, binaries=find_binaries(), roles=roles, sizing=SIZING
+        name=name, directory=directory, binaries=find_binaries(), roles=roles, sizing=sizing
     )
     postgres.initialize()
     with environment(shim):

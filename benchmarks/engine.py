@@ -2,8 +2,7 @@
 
 Each round runs, on one Postgres, the usual solution (uniform, hot) and then, for each batch size,
 the engine (uniform, hot) on a fresh database, its books checked, and COPY of what it wrote. All of
-it twice: with flushes as they are, and one millisecond slower. The rate on a database that holds
-five million entries is measured beside the rate on a fresh one.
+it twice: with flushes as they are, and one millisecond slower.
 """
 
 import tempfile
@@ -31,20 +30,16 @@ from infra.local.postgres import Postgres
 
 BATCHES: Final = (1, 10, 100, 1_000, 2_000)
 BATCH: Final = 1_000
-"""The batch size of the goals, and of the growth."""
+"""The batch size of the goals."""
 SECONDS: Final = 3.0
 SECONDS_QUICK: Final = 0.6
 WARMUP_S: Final = 0.5
 WARMUP_S_QUICK: Final = 0.3
-GROWN_TRANSACTIONS: Final = 2_500_000
-"""Five million entries."""
-GROWN_TRANSACTIONS_QUICK: Final = 10_000
 MIXES: Final = ("uniform", "hot")
 
 TO_COPY_MIN: Final = 0.5
 HOT_MIN: Final = 0.95
 SLOW_HOT_TO_USUAL_MIN: Final = 30.0
-GROWN_MIN: Final = 0.9
 
 AS_IS: Final = "as is"
 SLOW: Final = "+1 ms"
@@ -69,19 +64,14 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float
     warmup_s: float
-    grown_transactions: int
 
 
-FULL: Final = Setting(seconds=SECONDS, warmup_s=WARMUP_S, grown_transactions=GROWN_TRANSACTIONS)
-QUICK: Final = Setting(
-    seconds=SECONDS_QUICK,
-    warmup_s=WARMUP_S_QUICK,
-    grown_transactions=GROWN_TRANSACTIONS_QUICK,
-)
+FULL: Final = Setting(seconds=SECONDS, warmup_s=WARMUP_S)
+QUICK: Final = Setting(seconds=SECONDS_QUICK, warmup_s=WARMUP_S_QUICK)
 
 
 def run_engine_benchmark(progress: Progress, effort: Effort) -> Report:
-    """Measure with flushes as they are, with slower ones, and on a grown database."""
+    """Measure with flushes as they are, and with slower ones."""
     machine = examine_machine()
     setting = QUICK if effort.quick else FULL
     rounds = effort.times()
@@ -92,7 +82,6 @@ def run_engine_benchmark(progress: Progress, effort: Effort) -> Report:
         with running_postgres("engine", directory / "pg", ROLES, slow_flush=False) as postgres:
             commit = commit_ms(postgres.superuser_dsn())
             as_is = measure_all(postgres, directory, AS_IS, setting, rounds, progress)
-            grown = measure_growth(postgres, setting, rounds, progress)
         try:
             compile_flush_shim(OUT)
             with running_postgres("engine", directory / "pg", ROLES, slow_flush=True) as postgres:
@@ -104,8 +93,8 @@ def run_engine_benchmark(progress: Progress, effort: Effort) -> Report:
     tables = [rate_table(as_is, AS_IS, commit)]
     if slow is not None:
         tables.append(rate_table(slow, SLOW, slow_commit))
-    tables += [cost_table(as_is), growth_table(grown, setting)]
-    every = [*as_is.values(), *(slow or {}).values(), *grown.values()]
+    tables.append(cost_table(as_is))
+    every = [*as_is.values(), *(slow or {}).values()]
     return Report(
         name="engine",
         quick=effort.quick,
@@ -113,7 +102,7 @@ def run_engine_benchmark(progress: Progress, effort: Effort) -> Report:
         rounds=rounds,
         machine=machine,
         tables=tables,
-        checks=[*as_is_checks(as_is), *slow_checks(slow), grown_check(grown)],
+        checks=[*as_is_checks(as_is), *slow_checks(slow)],
         skipped=skipped,
         runs=[msgspec.to_builtins(result) for results in every for result in results],
     )
@@ -187,39 +176,6 @@ def engine_load(
     )
 
 
-def measure_growth(
-    postgres: Postgres, setting: Setting, rounds: int, progress: Progress
-) -> Results:
-    """The rate on a database with many entries beside the rate on a fresh one, interleaved."""
-    databases = make_template(postgres)
-    databases.fresh("grown")
-    count = setting.grown_transactions
-    progress(f"writing {2 * count:,} entries")
-    load = engine_load(databases, "grown", setting, BATCH, "uniform")
-    growing = run_engine(msgspec.structs.replace(load, transactions=count))
-    acknowledged = growing.acknowledged
-
-    def run_grown() -> Result:
-        nonlocal acknowledged
-        checkpoint(postgres.superuser_dsn("grown"))
-        run = run_engine(load)
-        acknowledged += run.acknowledged
-        return Result(arm="grown", flush=AS_IS, rate=run.rate, engine=run)
-
-    def run_fresh() -> Result:
-        databases.fresh("fresh")
-        checkpoint(postgres.superuser_dsn("fresh"))
-        run = run_engine(engine_load(databases, "fresh", setting, BATCH, "uniform"))
-        return Result(arm="fresh", flush=AS_IS, rate=run.rate, engine=run)
-
-    results = interleave({"fresh": run_fresh, "grown": run_grown}, rounds, progress)
-    check_books(postgres.superuser_dsn("grown"), acknowledged)
-    for name in ("grown", "fresh"):
-        databases.drop(name)
-    growth = Result(arm="growing", flush=AS_IS, rate=growing.rate, engine=growing)
-    return {"growing": [growth], **results}
-
-
 def median_rate(results: Sequence[Result]) -> float:
     return median(result.rate for result in results)
 
@@ -274,23 +230,6 @@ def cost_table(results: Results) -> Table:
     )
 
 
-def growth_table(results: Results, setting: Setting) -> Table:
-    rows: list[Sequence[Cell]] = []
-    for name, label in (
-        ("fresh", "fresh database"),
-        ("growing", f"while writing {2 * setting.grown_transactions:,} entries"),
-        ("grown", f"with {2 * setting.grown_transactions:,} entries"),
-    ):
-        runs = [result.engine for result in results[name] if result.engine is not None]
-        memory = max(run.memory_mib for run in runs)
-        rows.append((label, round(median_rate(results[name])), round(memory)))
-    return Table(
-        title=f"Growth, batch {BATCH}, uniform, flush {AS_IS}",
-        columns=("", "transactions/s", "most memory, MiB"),
-        rows=rows,
-    )
-
-
 def as_is_checks(results: Results) -> list[Check]:
     uniform, hot = results[arm_name(BATCH, "uniform")], results[arm_name(BATCH, "hot")]
     return [
@@ -313,11 +252,3 @@ def slow_checks(results: Results | None) -> list[Check]:
     value = median_rate(results[arm_name(BATCH, "hot")]) / median_rate(results["usual hot"])
     what = f"engine hot relative to the usual solution's hot, flush {SLOW}, batch {BATCH}"
     return [Check(what=what, value=value, goal=SLOW_HOT_TO_USUAL_MIN)]
-
-
-def grown_check(results: Results) -> Check:
-    return Check(
-        what="write rate with five million entries relative to a fresh database",
-        value=median_rate(results["grown"]) / median_rate(results["fresh"]),
-        goal=GROWN_MIN,
-    )
