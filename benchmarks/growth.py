@@ -14,8 +14,8 @@ import msgspec
 
 from benchmarks.database import SIZING, checkpoint, running_postgres
 from benchmarks.engine import AS_IS, BATCH, FULL, QUICK, Result, Setting, engine_load, median_rate
-from benchmarks.engine_database import check_books, make_template
-from benchmarks.engine_run import run_engine
+from benchmarks.engine_database import EngineDatabases, check_books, make_template
+from benchmarks.engine_run import EngineLoad, run_engine
 from benchmarks.machine import examine_machine
 from benchmarks.report import Cell, Check, Progress, Report, Table, now_utc
 from benchmarks.rounds import Effort, interleave
@@ -26,6 +26,9 @@ TRANSACTIONS: Final = 2_500_000
 """Five million entries."""
 TRANSACTIONS_QUICK: Final = 10_000
 SHARED_BUFFERS: Final = "2GB"
+WARMUP_S: Final = 5.0
+"""By then every page has been written since the checkpoint before the run, which has it logged
+whole: once in minutes, where checkpoints come by themselves."""
 GROWN_MIN: Final = 0.9
 
 Results = Mapping[str, Sequence[Result]]
@@ -61,7 +64,7 @@ def measure_growth(
     databases = make_template(postgres)
     databases.fresh("grown")
     progress(f"writing {2 * count:,} entries")
-    load = engine_load(databases, "grown", setting, BATCH, "uniform")
+    load = growth_load(databases, "grown", setting)
     growing = run_engine(msgspec.structs.replace(load, transactions=count))
     acknowledged = growing.acknowledged
 
@@ -75,7 +78,7 @@ def measure_growth(
     def run_fresh() -> Result:
         databases.fresh("fresh")
         checkpoint(postgres.superuser_dsn("fresh"))
-        run = run_engine(engine_load(databases, "fresh", setting, BATCH, "uniform"))
+        run = run_engine(growth_load(databases, "fresh", setting))
         return Result(arm="fresh", flush=AS_IS, rate=run.rate, engine=run)
 
     results = interleave({"fresh": run_fresh, "grown": run_grown}, rounds, progress)
@@ -84,6 +87,11 @@ def measure_growth(
         databases.drop(name)
     growth = Result(arm="growing", flush=AS_IS, rate=growing.rate, engine=growing)
     return {"growing": [growth], **results}
+
+
+def growth_load(databases: EngineDatabases, name: str, setting: Setting) -> EngineLoad:
+    load = engine_load(databases, name, setting, BATCH, "uniform")
+    return msgspec.structs.replace(load, warmup_s=WARMUP_S)
 
 
 def growth_table(results: Results, count: int) -> Table:
