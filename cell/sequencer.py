@@ -200,7 +200,8 @@ class Sequencer:
         of tenants whose heads were not forgotten meanwhile.
         """
         if tenant_id is None:
-            self._forget()
+            for memory in (self._cache, self._heads, self._recent_keys):
+                memory.clear()
         elif self._heads.pop(tenant_id, None) is not None:
             self._cache.forget(tenant_id)
 
@@ -502,7 +503,7 @@ class Sequencer:
             await self._halve(submissions, error, attempt)
         else:
             if isinstance(error, HeadsChanged):
-                self._forget()
+                self.forget()
             await self._apply(submissions, attempt + 1, isinstance(error, KeysTaken))
 
     async def _halve(self, submissions: list[Submission], error: Exception, attempt: int) -> None:
@@ -533,7 +534,7 @@ class Sequencer:
             await asyncio.sleep(RECONNECT_PAUSE_S)
         self.status.connected = True
         self.status.writer_epoch = self._store.writer_epoch
-        self._forget()
+        self.forget()
         return batch is not None and await self._is_committed(batch)
 
     async def _is_committed(self, batch: Batch) -> bool:
@@ -575,11 +576,6 @@ class Sequencer:
             submission.answer.set_exception(outcome)
         else:
             submission.answer.set_result(outcome)
-
-    def _forget(self) -> None:
-        """What memory holds may be stale: read everything again."""
-        for memory in (self._cache, self._heads, self._recent_keys):
-            memory.clear()
 
     def _abandon(self) -> None:
         """The sequencer ends: what was not started was not applied, what was in flight is open."""
