@@ -208,11 +208,12 @@ class Generator:
         await self.drain()
         return self.result()
 
-    async def connect(self) -> None:
+    async def connect(self) -> "Connection":
         host, _, port = self.load.address.rpartition(":")
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(lambda: Connection(self), host, int(port))
         self.connections.add(connection)
+        return connection
 
     def note_cpu(self, sign: int) -> None:
         self.cpu_s += sign * time.process_time()
@@ -274,15 +275,13 @@ class Generator:
         task.add_done_callback(self.connecting.discard)
 
     async def reconnect(self) -> None:
-        known = set(self.connections)
         try:
             async with asyncio.timeout(CONNECT_S_MAX):
-                await self.connect()
+                connection = await self.connect()
         except (OSError, TimeoutError) as exc:
             self.fail(f"cannot connect to {self.load.address} again: {exc}")
             return
-        for connection in self.connections - known:
-            self.available(connection)
+        self.available(connection)
 
     def result(self) -> LoadResult:
         load = self.load
@@ -334,11 +333,12 @@ class OpenLoop(Generator):
         self.gaps = gaps(load, rate)
         self.next_at = 0.0
         self.scheduled = 0
-        self.idle: list[Connection] = []
+        self.idle: deque[Connection] = deque()
+        """All take turns, so that a server finds none idle for long."""
         self.waiting: deque[tuple[Tally, float]] = deque()
 
     def start_sending(self) -> None:
-        self.idle = list(self.connections)
+        self.idle.extend(self.connections)
         self.next_at = time.perf_counter() + next(self.gaps)
         self.tick()
 
@@ -354,7 +354,7 @@ class OpenLoop(Generator):
             tally = next(self.pattern)
             if self.idle:
                 self.late += now - intended > LATE_S
-                self.idle.pop().send(tally, intended)
+                self.idle.popleft().send(tally, intended)
             else:
                 self.waiting.append((tally, intended))
         self.waiting_max = max(self.waiting_max, len(self.waiting))

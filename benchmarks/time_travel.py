@@ -152,8 +152,9 @@ def measure_reads(
 
 def shifts_statement() -> str:
     """How the migration derives the shifts of what is there."""
-    (text,) = (text for version, text in MIGRATIONS if version == 3)
-    start = text.index("INSERT INTO ledger_account_day_shifts")
+    insert = "INSERT INTO ledger_account_day_shifts"
+    text = next(text for _, text in MIGRATIONS if insert in text)
+    start = text.index(insert)
     return text[start : text.index(";", start)]
 
 

@@ -90,6 +90,16 @@ async def test_an_open_loop_charges_a_slow_server_from_the_intended_time() -> No
     assert result.kinds[0].unexpected == 0
 
 
+async def test_connections_that_are_closed_together_are_replaced_once_each() -> None:
+    """Every other answer is a connection's last: an open loop has many to replace at once."""
+    async with server(ANSWER, requests_max=2) as address:
+        load = Load(address=address, kinds=[GET], connections=50, seconds=0.5, warmup_s=0, rate=600)
+        result = await generate(load)
+    (kind,) = result.kinds
+    assert kind.unexpected == 0
+    assert kind.answered > 100, "the replaced ones answer, too"
+
+
 async def test_an_open_loop_keeps_the_shares_of_a_mix() -> None:
     async with server(ANSWER) as address:
         kinds = [
