@@ -2,7 +2,7 @@
 
 A batch is taken, its rows prefetched, its commands decided in memory by the pure rules, and all its
 effects written in one database transaction, after whose commit, and not before, each caller is
-answered. While one batch is being written and as many commands wait again, these are decided on top
+answered. While one batch is being written and a full one already waits, the next is decided on top
 of it; if the write fails, what was decided on top of it is thrown away and decided again.
 
 What can go wrong, and what then:
@@ -71,9 +71,6 @@ SWEEP_INTERVAL_S: Final = 0.5
 RECONNECT_PAUSE_S: Final = 0.1
 DECIDED_PER_TURN: Final = 32
 """Commands decided before other tasks get the processor: about a millisecond."""
-
-STACKED_MIN: Final = 8
-"""A batch of fewer commands than these is never decided on top of one in flight."""
 
 RECENT_KEYS_MAX: Final = 100_000
 
@@ -291,11 +288,10 @@ class Sequencer:
     async def _work_waits(self, in_flight: _InFlight | None) -> bool:
         """Wait for something to do; False once stopping and nothing is left."""
         if in_flight is not None:
-            # A batch on top of one that is being written pays only when it is as large: a small one
+            # A batch on top of one that is being written pays only when it is full: a small one
             # would have grown while it waited.
-            enough = min(self._limits.batch_size, max(STACKED_MIN, len(in_flight.submissions)))
-            while not in_flight.write.done() and len(self._queue) < enough:
-                await self._queue.reach(enough)
+            while not in_flight.write.done() and not self._is_full():
+                await self._queue.reach(self._limits.batch_size)
             return True
         while not len(self._queue):
             if self._is_stopping:

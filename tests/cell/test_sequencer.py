@@ -397,8 +397,7 @@ async def test_a_full_queue_refuses_before_anything_is_queued(
 ) -> None:
     dsn = cell_database.writer_dsn
     other = own_tenant(dsn)
-    # Fewer than would be decided on top of the batch in flight.
-    limits = {"queue_commands_max": 7, "queue_commands_per_tenant_max": 5}
+    limits = {"queue_commands_max": 8, "queue_commands_per_tenant_max": 5}
     async with door_to(dsn) as door, write(door.dsn(dsn), **limits) as writer:
         accounts = {each: await writer.accounts(each, 2) for each in (tenant_id, other)}
         door.gate = held = Held()
@@ -412,11 +411,11 @@ async def test_a_full_queue_refuses_before_anything_is_queued(
             ),
             return_exceptions=True,
         )
-        await until(lambda: writer.sequencer.queue_depth == 7, "a full queue")
+        await until(lambda: writer.sequencer.queue_depth == 8, "a full queue")
         held.opened.set()
         outcomes = [await first, *(await waiting)]
         kinds = [type(outcome) for outcome in outcomes[1:]]
-        assert kinds == [Applied] * 5 + [NotApplied] * 2 + [Applied] * 2 + [NotApplied] * 5
+        assert kinds == [Applied] * 5 + [NotApplied] * 2 + [Applied] * 3 + [NotApplied] * 4
         refused = [outcome for outcome in outcomes if isinstance(outcome, NotApplied)]
         assert {outcome.verdict for outcome in refused} == {Verdict.OVERLOADED}
         # A refused command has not claimed its key.
