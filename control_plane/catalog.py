@@ -201,7 +201,7 @@ class Catalog:
         )
 
     async def routing_table(self) -> RoutingTable:
-        return (await self.routing_change(None)).applied_to(None)
+        return (await self.routing_change(None)).apply_to(None)
 
     RAISE_VERSION: LiteralString = "UPDATE routing_version SET version = version + 1"
 

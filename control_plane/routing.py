@@ -24,7 +24,7 @@ class CellAddress(msgspec.Struct, frozen=True):
     """`host:port` of the cell's tenant API."""
 
 
-class Placement(msgspec.Struct, frozen=True):
+class Placement(msgspec.Struct, frozen=True, gc=False):
     cell: CellName
     epoch: Epoch
     """The tenant's placement number; grows by one at each switch."""
@@ -39,7 +39,9 @@ class TenantLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     in_flight: Annotated[int, msgspec.Meta(gt=0)] | None = None
 
 
-class RoutingTable(msgspec.Struct, frozen=True, omit_defaults=True):
+class RoutingTable(msgspec.Struct, omit_defaults=True):
+    """Changed in place: of a hundred thousand tenants, a copy takes longer than all else."""
+
     version: int
     """Grows with every change of a cell's address or a placement; routers never go below it."""
     cells: dict[CellName, CellAddress]
@@ -73,39 +75,39 @@ class RoutingChange(msgspec.Struct, frozen=True, omit_defaults=True):
             return True
         return before is not None and self.since <= before.version <= self.version
 
-    def applied_to(self, table: RoutingTable | None) -> RoutingTable:
-        """Requires that it fits."""
+    def apply_to(self, table: RoutingTable | None) -> RoutingTable:
+        """The table given, changed in place; a new one, where this is a whole one.
+
+        Requires that it fits.
+        """
         assert self.fits(table)
-        tenants, limits = self.tenants, self.limits
-        if table is not None and self.since:
-            tenants = table.tenants | tenants
-            limits = _replaced(table.limits, self)
-        return RoutingTable(
-            version=self.version,
-            cells=self.cells,
-            tenants=tenants,
-            limits=limits,
-            evacuating=self.evacuating,
-            mark=self.mark,
-        )
+        if table is None or not self.since:
+            return RoutingTable(
+                version=self.version,
+                cells=self.cells,
+                tenants=self.tenants,
+                limits=self.limits,
+                evacuating=self.evacuating,
+                mark=self.mark,
+            )
+        table.version, table.mark = self.version, self.mark
+        table.cells, table.evacuating = self.cells, self.evacuating
+        table.tenants.update(self.tenants)
+        _replace(table.limits, self)
+        return table
 
     def followed_by(self, later: "RoutingChange") -> "RoutingChange":
         """Both as one. Requires that `later` fits what this one makes."""
         assert later.since, "a whole table replaces what was before it"
         assert later.fits(self)
+        limits = self.limits.copy()
+        _replace(limits, later)
         return msgspec.structs.replace(
-            later,
-            tenants=self.tenants | later.tenants,
-            limits=_replaced(self.limits, later),
-            since=self.since,
+            later, tenants=self.tenants | later.tenants, limits=limits, since=self.since
         )
 
 
-def _replaced(
-    limits: dict[OrganizationId, TenantLimits], change: RoutingChange
-) -> dict[OrganizationId, TenantLimits]:
-    """The limits after the change: copied whole, as that is quicker than looking at each."""
-    after = limits | change.limits
+def _replace(limits: dict[OrganizationId, TenantLimits], change: RoutingChange) -> None:
+    limits.update(change.limits)
     for tenant in change.tenants.keys() - change.limits.keys():
-        after.pop(tenant, None)
-    return after
+        limits.pop(tenant, None)

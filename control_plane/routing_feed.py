@@ -82,11 +82,11 @@ class RoutingFeed:
             if before is not None and version <= before.version:
                 return
             change = await self._catalog.routing_change(before)
-            self._table, self._whole = change.applied_to(before), None
             if before is not None and change.since:
                 self._steps.append(_Step(before.mark, change))
             else:
                 self._steps.clear()
+            self._table, self._whole = change.apply_to(before), None
             self._announce()
 
     async def watch(self) -> None:

@@ -7,15 +7,16 @@ the tenant may have been created meanwhile.
 """
 
 import logging
-from collections.abc import Callable
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from control_plane.routing import (
     REPOINTED_ALWAYS,
+    CellAddress,
     CellName,
     Epoch,
     OrganizationId,
+    RoutingChange,
     RoutingTable,
     TenantLimits,
 )
@@ -33,42 +34,39 @@ NO_LIMITS: Final = TenantLimits()
 
 
 def refusal_of(
-    current: RoutingTable | None,
-    candidate: RoutingTable,
-    repointed_percent_max: int,
-    changed: AbstractSet[OrganizationId] | None = None,
+    current: RoutingTable | None, change: RoutingChange, repointed_percent_max: int
 ) -> str | None:
-    """Why the candidate must not replace the current table; None if it may.
-
-    `changed`: no other tenants differ; None: any may.
+    """Why the change, which fits, must not be made in the current table; None if it may.
 
     A control plane restored from an older backup would send tenants back to cells they have left;
     so neither the version nor any tenant's epoch may go down. Moves go tenant by tenant: a table
     that changes a good part of them at once is more likely a mistake than a plan.
     """
-    for cell, described in candidate.cells.items():
+    placed, cells = change.tenants, change.cells
+    for cell, described in cells.items():
         try:
             Address.parse(described.address)
         except ValueError as exc:
             return f"cell {cell}: {exc}"
-    placed, cells = candidate.tenants, candidate.cells
-    # Where a cell has left the table, tenants that did not change may be placed on it.
-    has_lost = current is not None and not current.cells.keys() <= cells.keys()
-    seen = placed.values() if changed is None or has_lost else map(placed.__getitem__, changed)
-    if unknown := {placement.cell for placement in seen} - cells.keys():
+    used = {placement.cell for placement in placed.values()}
+    if current is not None and change.since and not current.cells.keys() <= cells.keys():
+        # A cell has left the table: tenants that did not change may be placed on it.
+        staying = current.tenants.keys() - placed.keys()
+        used |= {current.tenants[tenant].cell for tenant in staying}
+    if unknown := used - cells.keys():
         return f"tenants are placed on {min(unknown)}, which the table does not know"
     if current is None:
         return None
-    if candidate.version < current.version:
-        return f"version {candidate.version} is lower than {current.version}"
+    if change.version < current.version:
+        return f"version {change.version} is lower than {current.version}"
     repointed = 0
-    for tenant in current.tenants.keys() if changed is None else changed:
+    for tenant in placed if change.since else current.tenants:
         before, now = current.tenants.get(tenant), placed.get(tenant)
         if before is None:
             continue
         if now is not None and now.epoch < before.epoch:
             return f"epoch {now.epoch} of tenant {tenant} is lower than {before.epoch}"
-        if (now is None or now.cell != before.cell) and before.cell not in candidate.evacuating:
+        if (now is None or now.cell != before.cell) and before.cell not in change.evacuating:
             repointed += 1
     allowed = max(REPOINTED_ALWAYS, len(current.tenants) * repointed_percent_max // 100)
     if repointed > allowed:
@@ -182,37 +180,30 @@ class Routes:
                 traffic.limit(limits, self._settings.tenant_in_flight_max)
         return traffic
 
-    def adopt(
-        self, candidate: RoutingTable, changed: AbstractSet[OrganizationId] | None = None
-    ) -> str | None:
-        """Replace the table; or return why it is refused, and keep the one there is.
-
-        `changed`: the tenants whose placements or limits may differ; None: any may.
-        """
-        percent_max = self._settings.repointed_percent_max
-        refusal = refusal_of(self._table, candidate, percent_max, changed)
+    def adopt(self, change: RoutingChange) -> str | None:
+        """Make the change, which fits; or return why it is refused, and keep the table there is."""
+        refusal = refusal_of(self._table, change, self._settings.repointed_percent_max)
         if refusal is not None:
             return refusal
-        before, self._table = self._table, candidate
-        is_same = self._replace_pools(candidate)
-        if changed is None or not is_same:
+        # While what it replaces can still be read.
+        self._apply_limits(change)
+        self._table = change.apply_to(self._table)
+        is_same = self._replace_pools(change.cells)
+        if not change.since or not is_same:
             self._routes = {}
         else:
-            for tenant in changed:
+            for tenant in change.tenants:
                 self._routes.pop(tenant, None)
-        if before is not None:
-            self._apply_limits(before, candidate, changed)
         log.info(
-            "routing table adopted",
-            extra={"version": candidate.version, "tenants": len(candidate.tenants)},
+            "routing table adopted", extra={"version": change.version, "tenants": self.tenants}
         )
         self._adopted()
         return None
 
-    def _replace_pools(self, table: RoutingTable) -> bool:
+    def _replace_pools(self, cells: Mapping[CellName, CellAddress]) -> bool:
         """Those of cells that are new or have moved; whether there were none."""
         pools: dict[CellName, CellPool] = {}
-        for cell, described in table.cells.items():
+        for cell, described in cells.items():
             address = Address.parse(described.address)
             pool = self._pools.get(cell)
             keep = pool is not None and pool.address == address
@@ -225,17 +216,14 @@ class Routes:
         self._pools = pools
         return is_same
 
-    def _apply_limits(
-        self,
-        before: RoutingTable,
-        table: RoutingTable,
-        changed: AbstractSet[OrganizationId] | None,
-    ) -> None:
-        """Also to requests under way. Tenants gone from the table are forgotten."""
-        if changed is None:
+    def _apply_limits(self, change: RoutingChange) -> None:
+        """Also to requests under way. Tenants that leave the table are forgotten."""
+        if self._table is None:
+            return
+        if not change.since:
             traffic = self._traffic.items()
-            self._traffic = {t: each for t, each in traffic if t in table.tenants}
-        for tenant in self._traffic.keys() if changed is None else changed & self._traffic.keys():
-            limits = table.limits.get(tenant, NO_LIMITS)
-            if limits != before.limits.get(tenant, NO_LIMITS):
+            self._traffic = {t: each for t, each in traffic if t in change.tenants}
+        for tenant in change.tenants.keys() & self._traffic.keys():
+            limits = change.limits.get(tenant, NO_LIMITS)
+            if limits != self._table.limits.get(tenant, NO_LIMITS):
                 self._traffic[tenant].limit(limits, self._settings.tenant_in_flight_max)

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from control_plane.routing import RoutingChange, RoutingTable
+from control_plane.routing import RoutingChange
 from router.errors import RouterError
 
 _MAGIC: Final = b"cloister-routing-table 1 sha256="
@@ -33,12 +33,12 @@ class TableFile:
         self._changes = CHANGES_MAX
         """In the file, after the table; as many as there may be while they were not counted."""
 
-    def load(self) -> tuple[RoutingTable | None, list[str]]:
-        """The newest copy that reads back, and what was wrong with those before it."""
+    def load(self) -> tuple[RoutingChange | None, list[str]]:
+        """The newest copy that reads back, a whole table; what was wrong with those before it."""
         complaints: list[str] = []
         for path in (self.path, self.previous):
             try:
-                table, complaint = decode_table(path.read_bytes())
+                whole, complaint = decode_table(path.read_bytes())
             except FileNotFoundError:
                 continue
             except (OSError, TableFileDamaged) as exc:
@@ -46,7 +46,7 @@ class TableFile:
                 continue
             if complaint is not None:
                 complaints.append(f"{path}: {complaint}")
-            return table, complaints
+            return whole, complaints
         return None, complaints
 
     @property
@@ -123,8 +123,8 @@ def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest().encode()
 
 
-def decode_table(content: bytes) -> tuple[RoutingTable, str | None]:
-    """The table, and why not all that follows it was read. Raises TableFileDamaged."""
+def decode_table(content: bytes) -> tuple[RoutingChange, str | None]:
+    """The whole table, and why not all that follows it was read. Raises TableFileDamaged."""
     header, _, rest = content.partition(b"\n")
     if not header.startswith(_MAGIC):
         raise TableFileDamaged("no routing table of a format known here")
@@ -143,8 +143,7 @@ def decode_table(content: bytes) -> tuple[RoutingTable, str | None]:
             # Appended when the process was killed, or the disk was full.
             complaint = f"a change after version {(changes or whole).version}: {exc}"
             break
-    table = whole.applied_to(None)
-    return table if changes is None else changes.applied_to(table), complaint
+    return whole if changes is None else whole.followed_by(changes), complaint
 
 
 def _joined(before: RoutingChange, change: RoutingChange) -> RoutingChange:

@@ -67,11 +67,11 @@ class TableFollower:
 
     def start_from_disk(self) -> None:
         """Adopt the disk copy, if there is one."""
-        table, complaints = self._file.load()
+        whole, complaints = self._file.load()
         for complaint in complaints:
             log.error("routing table copy unusable", extra={"reason": complaint})
-        if table is not None:
-            refusal = self._routes.adopt(table)
+        if whole is not None:
+            refusal = self._routes.adopt(whole)
             if refusal is not None:
                 log.error("routing table copy refused", extra={"reason": refusal})
 
@@ -142,8 +142,7 @@ class TableFollower:
             return False
         if not change.fits(table):
             raise PollFailed(f"what changed since version {change.since} is for another table")
-        adopted = change.applied_to(table)
-        refusal = self._routes.adopt(adopted, change.tenants.keys() if change.since else None)
+        refusal = self._routes.adopt(change)
         if refusal is not None:
             raise PollFailed(f"routing table refused: {refusal}")
         # The next poll begins at once: the next move's news must not wait for the disk.

@@ -1,6 +1,7 @@
 """The routing feed. Method: a real catalog, waiting tasks, and changes from two sides."""
 
 import asyncio
+from copy import deepcopy
 from uuid import uuid4
 
 import msgspec
@@ -75,7 +76,7 @@ async def test_who_has_a_version_is_told_what_changed_since(catalog: Catalog) ->
     for table, count in ((second, 1), (first, 2)):
         news = told(await feed.newer(known(table), 0))
         assert (news.since, len(news.tenants)) == (table.version, count)
-        assert news.applied_to(table) == last
+        assert news.apply_to(table) == last
     assert await feed.newer(known(last), 0) is None
 
 
@@ -88,11 +89,11 @@ async def test_limits_given_and_taken_are_changes(catalog: Catalog) -> None:
         await catalog.limit_tenant("acme", limits, actor="test")
         await feed.refresh()
     limited = await catalog.routing_table()
-    assert told(await feed.newer(known(unlimited), 0)).applied_to(unlimited) == limited
+    assert told(await feed.newer(known(unlimited), 0)).apply_to(deepcopy(unlimited)) == limited
     await catalog.limit_tenant("acme", TenantLimits(), actor="test")
     await feed.refresh()
     for before in (unlimited, limited):
-        after = told(await feed.newer(known(before), 0)).applied_to(before)
+        after = told(await feed.newer(known(before), 0)).apply_to(before)
         assert after == await catalog.routing_table()
         assert after.limits == {}
 
@@ -128,7 +129,7 @@ async def test_a_catalog_rolled_back_under_the_feed_is_read_whole(catalog: Catal
     await feed.refresh()
     news = told(await feed.newer(known(before), 0))
     assert (news.since, news.version) == (0, before.version + 1)
-    assert news.applied_to(None) == await catalog.routing_table()
+    assert news.apply_to(None) == await catalog.routing_table()
 
 
 async def test_who_missed_too_much_is_told_all(
@@ -158,7 +159,7 @@ async def test_refreshes_at_once_make_one_history(catalog: Catalog) -> None:
         await asyncio.gather(*others)
     news = told(await feed.newer(known(table), 0))
     assert news.since == table.version
-    assert news.applied_to(table) == await catalog.routing_table()
+    assert news.apply_to(table) == await catalog.routing_table()
 
 
 async def test_a_change_by_another_process_is_noticed(catalog: Catalog) -> None:

@@ -57,7 +57,13 @@ def free_port() -> int:
 def table(
     version: int, tenants: Mapping[str, tuple[str, int]], cells: Mapping[str, int | str]
 ) -> RoutingTable:
-    """From tenant → (cell, epoch) and cell → port."""
+    return whole(version, tenants, cells).apply_to(None)
+
+
+def whole(
+    version: int, tenants: Mapping[str, tuple[str, int]], cells: Mapping[str, int | str]
+) -> RoutingChange:
+    """A whole table, as it is told: from tenant → (cell, epoch) and cell → port."""
     return msgspec.convert(
         {
             "version": version,
@@ -69,7 +75,7 @@ def table(
                 tenant: {"cell": cell, "epoch": epoch} for tenant, (cell, epoch) in tenants.items()
             },
         },
-        RoutingTable,
+        RoutingChange,
     )
 
 

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from router_running import environment, table
+from router_running import environment, whole
 
 from control_plane.routing import OrganizationId
 from router.app import Router
@@ -71,7 +71,7 @@ def idle_router(tmp_path_factory: pytest.TempPathFactory) -> Router:
 def forget(router: Router, version: int) -> None:
     """A new address, and with it a new pool, which remembers nothing."""
     address = f"host-{version}:1"
-    assert router.routes.adopt(table(version, {"a": ("cell-a", 1)}, {"cell-a": address})) is None
+    assert router.routes.adopt(whole(version, {"a": ("cell-a", 1)}, {"cell-a": address})) is None
 
 
 def passed_on(router: Router, method: bytes, data: bytes) -> tuple[list[object], bool]:

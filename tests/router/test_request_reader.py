@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_clients import basic
-from router_running import environment, table
+from router_running import environment, whole
 
 from router.app import Router
 from router.errors import MalformedRequest, MethodNotAllowed, Refusal
@@ -59,7 +59,7 @@ class Recorder:
 def idle_router(tmp_path_factory: pytest.TempPathFactory) -> Router:
     directory: Path = tmp_path_factory.mktemp("reader")
     router = Router(Settings.from_environment(environment(directory, 1)))
-    router.routes.adopt(table(1, {"a": ("cell-a", 1), "b": ("cell-a", 2)}, {"cell-a": 1}))
+    router.routes.adopt(whole(1, {"a": ("cell-a", 1), "b": ("cell-a", 2)}, {"cell-a": 1}))
     return router
 
 

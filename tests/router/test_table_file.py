@@ -8,9 +8,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from router_running import table
+from router_running import whole
 
-from control_plane.routing import RoutingChange
 from router.table_file import (
     CHANGES_MAX,
     TableFile,
@@ -21,7 +20,7 @@ from router.table_file import (
 
 
 def body(version: int) -> bytes:
-    return msgspec.json.encode(table(version, {"t": ("a", 1)}, {"a": 1}))
+    return msgspec.json.encode(whole(version, {"t": ("a", 1)}, {"a": 1}))
 
 
 @pytest.fixture
@@ -105,11 +104,8 @@ def test_decode_names_the_damage() -> None:
 
 def change(since: int, epoch: int) -> bytes:
     """Tenant t, of which nothing else changes, gets the epoch."""
-    whole = table(since + 1, {"t": ("a", epoch)}, {"a": 1})
-    told = RoutingChange(
-        version=whole.version, cells=whole.cells, tenants=whole.tenants, since=since
-    )
-    return msgspec.json.encode(told)
+    told = whole(since + 1, {"t": ("a", epoch)}, {"a": 1})
+    return msgspec.json.encode(msgspec.structs.replace(told, since=since))
 
 
 def test_changes_are_added_to_the_table(file: TableFile) -> None:
@@ -120,28 +116,28 @@ def test_changes_are_added_to_the_table(file: TableFile) -> None:
     file.store(None, [change(2, 3), change(3, 4)])
     assert file.path.read_bytes().startswith(before)
     loaded, complaints = file.load()
-    assert loaded == table(4, {"t": ("a", 4)}, {"a": 1})
+    assert loaded == whole(4, {"t": ("a", 4)}, {"a": 1})
     assert complaints == []
 
 
 def test_a_change_cut_short_costs_itself_only(file: TableFile) -> None:
     file.store(body(1), [change(1, 2), change(2, 3)])
-    whole = file.path.read_bytes()
-    last_line = whole.rindex(b"\n", 0, -1) + 1
-    for size in range(last_line + 1, len(whole) - 1):
-        file.path.write_bytes(whole[:size])
+    content = file.path.read_bytes()
+    last_line = content.rindex(b"\n", 0, -1) + 1
+    for size in range(last_line + 1, len(content) - 1):
+        file.path.write_bytes(content[:size])
         loaded, complaints = file.load()
-        assert loaded == table(2, {"t": ("a", 2)}, {"a": 1})
+        assert loaded == whole(2, {"t": ("a", 2)}, {"a": 1})
         assert len(complaints) == 1
-    file.path.write_bytes(whole[:last_line])
-    assert file.load() == (table(2, {"t": ("a", 2)}, {"a": 1}), [])
+    file.path.write_bytes(content[:last_line])
+    assert file.load() == (whole(2, {"t": ("a", 2)}, {"a": 1}), [])
 
 
 def test_a_line_that_does_not_follow_is_no_part_of_it(file: TableFile) -> None:
     """Another process wrote into the file, or an older copy was put in its place."""
     file.store(body(3), [change(5, 9)])
     loaded, complaints = file.load()
-    assert loaded == table(3, {"t": ("a", 1)}, {"a": 1})
+    assert loaded == whole(3, {"t": ("a", 1)}, {"a": 1})
     assert len(complaints) == 1
     file.store(body(5), [change(3, 9), change(5, 2)])
     loaded, complaints = file.load()
