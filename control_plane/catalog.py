@@ -154,40 +154,43 @@ class Catalog:
         assert row is not None
         return int(row["version"])
 
-    # One statement, so that the version and what it counts are of one snapshot.
+    SINCE: LiteralString = """
+    SELECT coalesce(max(version), 0) AS since FROM routing_marks
+    WHERE version = %s AND mark::text = %s
+    """
+    # One statement, so that the version and what it counts are of one snapshot. It is told since when:
+    # a planner that does not know reads every line for the few that changed.
     ROUTING_CHANGE: LiteralString = """
-    WITH known AS (
-        SELECT coalesce(max(version), 0) AS since FROM routing_marks
-        WHERE version = %(version)s AND mark::text = %(mark)s
-    )
-    SELECT version, mark::text AS mark, since,
+    SELECT version, mark::text AS mark,
         (SELECT coalesce(jsonb_object_agg(name, api_address), '{}') FROM cells) AS cells,
         (SELECT coalesce(jsonb_object_agg(organization_id, jsonb_build_array(cell, epoch)), '{}')
-         FROM placements WHERE changed_in > since) AS placements,
+         FROM placements WHERE changed_in > %(since)s) AS placements,
         (SELECT coalesce(jsonb_object_agg(organization_id, limits), '{}')
          FROM tenants JOIN placements USING (organization_id)
-         WHERE changed_in > since AND limits <> '{}') AS limits,
+         WHERE changed_in > %(since)s AND limits <> '{}') AS limits,
         (SELECT coalesce(jsonb_agg(source ORDER BY source), '[]') FROM (
             SELECT source FROM moves
             WHERE decision = 'commit' AND decided_at > now() - interval '1 day'
             GROUP BY source HAVING count(*) > %(many)s) many) AS evacuating
-    FROM routing_version, known
+    FROM routing_version
     """
 
     async def routing_change(self, known: RoutingTable | None) -> RoutingChange:
         """What changed since the table known; everything, where that is of another history."""
-        values = {
-            "version": known.version if known else 0,
-            "mark": known.mark if known else "",
-            "many": REPOINTED_ALWAYS,
-        }
         async with self.transaction() as tx:
+            since = 0
+            if known is not None:
+                cursor = await tx.execute(self.SINCE, (known.version, known.mark))
+                found = await cursor.fetchone()
+                assert found is not None
+                since = found["since"]
+            values = {"since": since, "many": REPOINTED_ALWAYS}
             row = await (await tx.execute(self.ROUTING_CHANGE, values)).fetchone()
         assert row is not None
         return RoutingChange(
             version=row["version"],
             mark=row["mark"],
-            since=row["since"],
+            since=since,
             cells={
                 CellName(name): CellAddress(address=address)
                 for name, address in sorted(row["cells"].items())
