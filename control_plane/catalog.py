@@ -158,8 +158,8 @@ class Catalog:
     SELECT coalesce(max(version), 0) AS since FROM routing_marks
     WHERE version = %s AND mark::text = %s
     """
-    # One statement, so that the version and what it counts are of one snapshot. It is told since when:
-    # a planner that does not know reads every line for the few that changed.
+    # One statement, so that the version and what it counts are of one snapshot. It is told since
+    # when: a planner that does not know reads every line for the few that changed.
     ROUTING_CHANGE: LiteralString = """
     SELECT version, mark::text AS mark,
         (SELECT coalesce(jsonb_object_agg(name, api_address), '{}') FROM cells) AS cells,
