@@ -45,15 +45,17 @@ class Books:
 def make_books(platform: Platform, tenant: Tenant | None = None) -> Books:
     """Create the ledger, its accounts and the first transactions, by default of the platform's
     own tenant."""
-    return asyncio.run(create(platform, tenant or platform.tenant))
+    tenant = tenant or platform.tenant
+    return asyncio.run(create(platform.router, tenant.organization_id, tenant.api_key))
 
 
-async def create(platform: Platform, tenant: Tenant) -> Books:
-    credentials = base64.b64encode(f"{tenant.organization_id}:{tenant.api_key}".encode()).decode()
-    headers = {"host": platform.router, "authorization": f"Basic {credentials}"}
+async def create(address: str, organization: str, api_key: str) -> Books:
+    """At the host:port of a router or a cell."""
+    credentials = base64.b64encode(f"{organization}:{api_key}".encode()).decode()
+    headers = {"host": address, "authorization": f"Basic {credentials}"}
     limits = httpx.Limits(max_connections=SETUP_CONNECTIONS)
     async with httpx.AsyncClient(
-        base_url=f"http://{platform.router}", headers=headers, limits=limits, timeout=REQUEST_S_MAX
+        base_url=f"http://{address}", headers=headers, limits=limits, timeout=REQUEST_S_MAX
     ) as client:
         ledger = await create_object(client, "ledgers", {"name": "Benchmark"})
         accounts = await create_many(

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +23,10 @@ from infra.local.postgres import Postgres
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("cloister", deadline=None, print_blob=True)
 settings.load_profile("cloister")
+
+# What a script runs in the background ignores Ctrl-C, and so would all that the tests start, to be
+# stopped by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "cell_template"
 

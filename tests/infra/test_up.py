@@ -452,12 +452,15 @@ def test_an_interrupted_start_leaves_nothing(home: Home, stop: str) -> None:
             stderr=file,
         ) as process,
     ):
-        until(lambda: home.processes(), "the databases are being started")
-        if stop == "ctrl-c":
-            process.send_signal(signal.SIGINT)
-        else:
-            home.down()
-        assert process.wait(DEADLINE_S) == 130, stderr.read_text()
+        try:
+            until(lambda: home.processes(), "the databases are being started")
+            if stop == "ctrl-c":
+                process.send_signal(signal.SIGINT)
+            else:
+                home.down()
+            assert process.wait(DEADLINE_S) == 130, stderr.read_text()
+        finally:
+            process.kill()
     assert "before it was ready" in stderr.read_text()
     assert home.processes() == []
 
