@@ -9,14 +9,15 @@ own place (tenant, epoch, sequences), so that no column beside it can be changed
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import msgspec
-import psycopg
 import zstandard
 
 from cell.ledger.commands import Command
 from cell.ledger.model import Row, TenantId
+
+Body = TypeVar("Body")
 
 FORMAT: Final = 1
 """Layout of a body: zstd frame of the JSON of `SegmentBody`, rows as in `cell.ledger.model`."""
@@ -43,6 +44,16 @@ class SegmentBody(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     records: tuple[Record, ...]
 
 
+class _UnreadBody(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """As SegmentBody, the records as they are written."""
+
+    tenant_id: TenantId
+    epoch: int
+    first_seq: int
+    last_seq: int
+    records: tuple[msgspec.Raw, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """One row of the journal: a tenant's part of one batch."""
@@ -62,6 +73,8 @@ _COMPRESSION_LEVEL: Final = 1
 _BODY_BYTES_MAX: Final = 1 << 30
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(SegmentBody)
+_unread_decoder = msgspec.json.Decoder(_UnreadBody)
+_record_decoder = msgspec.json.Decoder(Record)
 _compressor = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL)
 _decompressor = zstandard.ZstdDecompressor()
 
@@ -98,30 +111,33 @@ def chained_hash(prev_hash: bytes, body: bytes) -> bytes:
 
 def decode_body(body: bytes) -> SegmentBody:
     """What `seal_segment` encoded; raises ValueError on bytes that are no body of format 1."""
+    return _decode(body, _decoder)
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     try:
         # `max_output_size` bounds only frames that do not say their size; a damaged header could
         # ask for any amount of memory.
         if zstandard.frame_content_size(body) > _BODY_BYTES_MAX:
             raise ValueError(f"a journal body of more than {_BODY_BYTES_MAX} bytes")
-        return _decoder.decode(_decompressor.decompress(body, max_output_size=_BODY_BYTES_MAX))
+        return decoder.decode(_decompressor.decompress(body, max_output_size=_BODY_BYTES_MAX))
     except (zstandard.ZstdError, msgspec.MsgspecError) as error:
         raise ValueError(f"no journal body of format {FORMAT}: {error}") from error
 
 
-_SEGMENT_OF_SEQ: Final = """
+SEGMENT_OF_SEQ: Final = """
 SELECT body FROM journal
 WHERE tenant_id = %s AND first_seq <= %s ORDER BY first_seq DESC LIMIT 1
 """
+"""The body that `record_of` finds the record in: of tenant and sequence."""
 
 
-async def read_record(
-    connection: psycopg.AsyncConnection[Any], tenant_id: TenantId, seq: int
-) -> Record:
-    """The record at a sequence that is known to be committed; raises LookupError otherwise."""
-    cursor = await connection.execute(_SEGMENT_OF_SEQ, (tenant_id, seq))
-    row = await cursor.fetchone()
-    if row is not None:
-        content = decode_body(bytes(row[0]))
-        if content.first_seq <= seq <= content.last_seq:
-            return content.records[seq - content.first_seq]
-    raise LookupError(f"the journal of tenant {tenant_id} has no sequence {seq}")
+def record_of(body: bytes, seq: int) -> Record:
+    """The record at a sequence; of a thousand in the body, no other is made an object.
+
+    Raises LookupError where it is not in the body, ValueError as `decode_body`.
+    """
+    content = _decode(body, _unread_decoder)
+    if not content.first_seq <= seq <= content.last_seq:
+        raise LookupError(f"the journal of tenant {content.tenant_id} has no sequence {seq}")
+    return _record_decoder.decode(content.records[seq - content.first_seq])

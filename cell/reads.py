@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, LiteralString, TypeVar
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg.errors import QueryCanceled
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from cell.errors import Unavailable
-from cell.journal import Record, read_record
+from cell.journal import SEGMENT_OF_SEQ, Record, record_of
 from cell.ledger.model import TenantId
 from cell.postgres import connection_string, one_line
 from cell.rows import read_as_model
@@ -46,7 +46,6 @@ _NAMED_SCOPE: Final = _SCOPE.replace("%s", "%(scope)s")
 log = logging.getLogger("cell.reads")
 
 Connection = psycopg.AsyncConnection[Any]
-Value = TypeVar("Value")
 
 
 class Reader:
@@ -100,16 +99,15 @@ class Reader:
         return await self._attempt(work)
 
     async def record(self, tenant_id: TenantId, seq: int) -> Record:
-        """The journal's record at a sequence that is known to be committed."""
+        """The journal's record at a sequence that is known to be committed. Raises LookupError."""
+        rows = await self.fetch(tenant_id, SEGMENT_OF_SEQ, (tenant_id, seq))
+        if not rows:
+            raise LookupError(f"the journal of tenant {tenant_id} has no sequence {seq}")
+        return record_of(rows[0][0], seq)
 
-        async def work(connection: Connection) -> Record:
-            async with connection.transaction():
-                await connection.execute(_SCOPE, (tenant_id,))
-                return await read_record(connection, tenant_id, seq)
-
-        return await self._attempt(work)
-
-    async def _attempt(self, work: Callable[[Connection], Awaitable[Value]]) -> Value:
+    async def _attempt(
+        self, work: Callable[[Connection], Awaitable[list[tuple[Any, ...]]]]
+    ) -> list[tuple[Any, ...]]:
         attempt = 1
         while True:
             try:

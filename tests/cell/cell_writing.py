@@ -12,6 +12,7 @@ import psycopg
 from cell.batch import Applied, Idempotency, Replayed
 from cell.ledger import commands
 from cell.ledger.model import Direction, Status, TenantId
+from cell.reads import Reader
 from cell.sequencer import Sequencer
 from cell.sequencer_limits import SequencerLimits
 from cell.store import Store
@@ -100,6 +101,16 @@ async def write(
         sequencer.stop()
         async with asyncio.timeout(DEADLINE_S):
             await running
+
+
+@contextlib.asynccontextmanager
+async def read(dsn: str) -> AsyncIterator[Reader]:
+    reader = Reader(dsn, pool_min=1, pool_max=1)
+    await reader.open()
+    try:
+        yield reader
+    finally:
+        await reader.close()
 
 
 async def all_of(*waiting: Awaitable[Any]) -> list[Any]:

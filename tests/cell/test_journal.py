@@ -14,13 +14,13 @@ from typing import Any, get_args
 import psycopg
 import pytest
 import zstandard
-from cell_writing import Writing, transfer
+from cell_writing import Writing, read, rows, transfer
 from hypothesis import given
 from hypothesis import strategies as st
 from journal_samples import COMMANDS, FIRST_SEQ, ROWS, SAMPLES, TENANT
 from msgspec.structs import replace
 
-from cell.journal import FORMAT, SegmentBody, chained_hash, decode_body, read_record, seal_segment
+from cell.journal import FORMAT, SegmentBody, chained_hash, decode_body, seal_segment
 from cell.ledger import commands, model
 from cell.ledger.model import TenantId
 
@@ -176,13 +176,13 @@ async def test_a_record_is_read_by_its_sequence(
     several = [transfer(cash, alice, amount) for amount in (2, 3, 4)]
     answers = [writer.sequencer.enqueue(tenant_id, command) for command in several]
     applied += [(await answer).record for answer in answers]
-    async with await psycopg.AsyncConnection.connect(cell_database.auditor_dsn) as connection:
-        cursor = await connection.execute("SELECT max(last_seq - first_seq) FROM journal")
-        assert await cursor.fetchone() == (2,), "these were to be of one segment"
+    longest = rows(cell_database.superuser_dsn, "SELECT max(last_seq - first_seq) FROM journal")
+    assert longest == [(2,)], "these were to be of one segment"
+    async with read(cell_database.reader_dsn) as reader:
         for record in applied:
-            assert await read_record(connection, tenant_id, record.seq) == record
+            assert await reader.record(tenant_id, record.seq) == record
         for seq in (0, -1, applied[-1].seq + 1, 1 << 40):
             with pytest.raises(LookupError):
-                await read_record(connection, tenant_id, seq)
+                await reader.record(tenant_id, seq)
         with pytest.raises(LookupError):
-            await read_record(connection, TENANT, 1)
+            await reader.record(TENANT, 1)

@@ -20,6 +20,7 @@ from cell_writing import (
     all_of,
     draft,
     own_tenant,
+    read,
     rows,
     transfer,
     until,
@@ -30,7 +31,6 @@ from postgres_proxy import Held, door_to
 
 from cell.batch import Applied, Replayed
 from cell.errors import Conflict, NotApplied, NotFound, Unprocessable
-from cell.journal import read_record
 from cell.ledger import commands
 from cell.ledger.model import AccountBalances, Status, TenantId
 from cell.sequencer import KEY_LIFETIME_US
@@ -63,8 +63,8 @@ async def test_an_outcome_is_the_committed_record(
 ) -> None:
     cash, alice = await writer.accounts(tenant_id, 2)
     record = await writer.apply(tenant_id, transfer(cash, alice, 5), key="k")
-    async with await psycopg.AsyncConnection.connect(cell_database.auditor_dsn) as connection:
-        assert await read_record(connection, tenant_id, record.seq) == record
+    async with read(cell_database.reader_dsn) as reader:
+        assert await reader.record(tenant_id, record.seq) == record
     assert (record.api_key_id, record.idempotency_key) == (API_KEY, "k")
     assert last_seq(cell_database.superuser_dsn, tenant_id) == record.seq
 
