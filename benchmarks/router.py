@@ -12,7 +12,7 @@ import base64
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -96,7 +96,8 @@ class Backend:
     name: str
     address: str
     organization: str
-    kinds: Sequence[Kind]
+    kinds: Mapping[str, Callable[[], Kind]]
+    """By name; drawn anew for each run, as a cell answers a repeated key from its journal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,7 @@ def run_router(progress: Progress, effort: Effort) -> Report:
             way for each in backends for way in stack.enter_context(running_ways(directory, each))
         ]
         arms = {
-            arm(way.backend.name, kind.name, way.path, connections): partial(
+            arm(way.backend.name, kind, way.path, connections): partial(
                 measure, way, kind, connections, seconds
             )
             for connections in (CONNECTIONS, LIGHT_CONNECTIONS)
@@ -156,17 +157,18 @@ def fixed_answer(directory: Path, organization: str) -> Iterator[Backend]:
     address = free_address()
     command = python_module("benchmarks.fast_backend", address)
     with Server("backend", command, address=address, directory=directory) as server:
-        kinds = request_kinds(organization)
+        read, write = request_kinds(organization)
+        kinds = {"get": lambda: read, "post": lambda: write}
         yield Backend(NOTHING, server.address, organization, kinds)
 
 
 @contextmanager
 def ledger_cell(directory: Path) -> Iterator[Backend]:
     with running_cell(directory) as cell:
-        kinds = (
-            read_kind(cell.books, "get", "ledger_accounts"),
-            write_kind(cell.books, "post", hot=False),
-        )
+        kinds = {
+            "get": partial(read_kind, cell.books, "get", "ledger_accounts"),
+            "post": partial(write_kind, cell.books, "post", hot=False),
+        }
         yield Backend(CELL, cell.server.address, cell.organization, kinds)
 
 
@@ -231,19 +233,19 @@ def request_kinds(organization: str) -> Sequence[Kind]:
     return [read, write]
 
 
-def measure(way: Way, kind: Kind, connections: int, seconds: float) -> Run:
+def measure(way: Way, kind: str, connections: int, seconds: float) -> Run:
     """One closed loop. Raises Wrong on any answer but the expected one."""
     before_s = way.proxy.cpu_s() if way.proxy else 0.0
     result = run_load(
         Load(
             address=way.address,
-            kinds=[kind],
+            kinds=[way.backend.kinds[kind]()],
             connections=connections,
             seconds=seconds,
             warmup_s=WARMUP_S,
         )
     )
-    require_success(result, f"{kind.name}, {way.path}")
+    require_success(result, f"{kind}, {way.path}")
     proxy_us = None
     if way.proxy is not None:
         # Over the warm-up too, on both sides of the division.
@@ -252,7 +254,7 @@ def measure(way: Way, kind: Kind, connections: int, seconds: float) -> Run:
     return Run(
         backend=way.backend.name,
         path=way.path,
-        kind=kind.name,
+        kind=kind,
         connections=connections,
         rate=result.rate,
         latency=result.kinds[0].latency,
