@@ -69,6 +69,9 @@ Else one tenant's transactions of a thousand entries each would keep all others 
 
 SWEEP_INTERVAL_S: Final = 0.5
 RECONNECT_PAUSE_S: Final = 0.1
+INTERVAL_WRITES_MAX: Final = 2
+"""A batch waits for company no longer than so many times what the last one took to write: whoever
+shares an idle machine with few others would wait for nobody."""
 DECIDED_PER_TURN: Final = 32
 """Commands decided before other tasks get the processor: about a millisecond."""
 
@@ -123,6 +126,8 @@ class Sequencer:
         self._size_before = 0
         self._started_before_s = 0.0
         """Commands of the batch taken last, and when: monotonic."""
+        self._write_s = 0.0
+        """How long the one written last took."""
 
     async def submit(
         self,
@@ -319,7 +324,8 @@ class Sequencer:
         """
         if self._size_before < 2:
             return 0.0
-        return self._started_before_s + self._limits.interval_s - time.monotonic()
+        interval_s = min(self._limits.interval_s, INTERVAL_WRITES_MAX * self._write_s)
+        return self._started_before_s + interval_s - time.monotonic()
 
     def _is_settled_first(self, in_flight: _InFlight) -> bool:
         """Answer the batch in flight before the next is decided, or have that one written first?
@@ -454,7 +460,8 @@ class Sequencer:
         started_s = time.perf_counter()
         if batch.sealed.heads:
             await self._store.commit(batch.sealed)
-        self.status.batch_times_s.append(time.perf_counter() - started_s)
+        self._write_s = time.perf_counter() - started_s
+        self.status.batch_times_s.append(self._write_s)
 
     async def _is_written(self, in_flight: _InFlight) -> bool:
         """Wait for the write; True if it is committed and the batch is to be settled.

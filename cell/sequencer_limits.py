@@ -9,7 +9,8 @@ class SequencerLimits:
     linger_s: float = 0.0
     """How long an idle sequencer waits for more after the first command of a batch."""
     interval_s: float = 0.0
-    """After a batch of several commands the next starts so long after it, unless it is full."""
+    """After a batch of several commands the next starts at most so long after it, unless it is
+    full; sooner, where the last one was soon written."""
     queue_wait_s: float = 5.0
     """A command that waited so long is answered "not applied" instead of being started."""
     answer_wait_s: float = 10.0
