@@ -45,8 +45,8 @@ from cell.webhook_sending import WebhookPolicy, WebhookSender
 from cell.wire import KEEP_ALIVE_CELL_S
 
 BATCH_INTERVAL_S: Final = 0.004
-"""Batches of several commands start at most so far apart: at 1,200 writes/s five share a batch, where
-two would cost the cell and its Postgres more than the reads beside them."""
+"""Batches of several commands start at most so far apart: at 1,200 writes/s five share a batch,
+where two would cost the cell and its Postgres more than the reads beside them."""
 
 DRAIN_S_MAX: Final = 10
 """How long requests in flight may take to finish after SIGTERM."""
