@@ -16,13 +16,15 @@ import gc
 import itertools
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Literal, cast
+from types import TracebackType
+from typing import Final, Literal, Self, cast
 
 import httptools
 import msgspec
@@ -56,7 +58,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     """Closed loop: as many requests are always under way. Open loop: the bound; more wait."""
     seconds: float
-    """Measured time, after the warm-up."""
+    """Measured time, after the warm-up; what it was, if it is stopped before."""
     warmup_s: float = 1.0
     rate: float | None = None
     """Requests per second of the open loop; None means closed loop."""
@@ -111,21 +113,52 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_load(load: Load) -> LoadResult:
     """Run the load in a process of its own; raises Wrong with its words if it fails."""
-    command = [sys.executable, "-m", "benchmarks.http_load"]
-    deadline_s = START_S_MAX + load.warmup_s + load.seconds + DRAIN_S_MAX
-    try:
-        done = subprocess.run(
-            command,
-            input=msgspec.json.encode(load),
-            capture_output=True,
-            timeout=deadline_s,
-            check=False,
+    with RunningLoad(load) as running:
+        return running.result()
+
+
+class RunningLoad:
+    """A load in a process of its own, from the first request on; gone at the context's end."""
+
+    def __init__(self, load: Load) -> None:
+        self.deadline_s = START_S_MAX + load.warmup_s + load.seconds + DRAIN_S_MAX
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.http_load"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-    except subprocess.TimeoutExpired as exc:
-        raise Wrong(f"the load generator took more than {deadline_s:g} s") from exc
-    if done.returncode != 0:
-        raise Wrong(f"the load generator failed: {done.stderr.decode()[-2000:]}")
-    return msgspec.json.decode(done.stdout, type=LoadResult)
+        assert self.process.stdin is not None
+        # Of one that has failed, the words say why.
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as stdin:
+            stdin.write(msgspec.json.encode(load))
+        self.process.stdin = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def stop(self) -> None:
+        """End it before its time; it has to be running."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def result(self) -> LoadResult:
+        """Wait for its end. Raises Wrong with its words if it fails."""
+        try:
+            stdout, stderr = self.process.communicate(timeout=self.deadline_s)
+        except subprocess.TimeoutExpired as exc:
+            raise Wrong(f"the load generator took more than {self.deadline_s:g} s") from exc
+        if self.process.returncode != 0:
+            raise Wrong(f"the load generator failed: {stderr.decode()[-2000:]}")
+        return msgspec.json.decode(stdout, type=LoadResult)
 
 
 class Tally:
@@ -219,6 +252,11 @@ class Generator:
         self.cpu_s += sign * time.process_time()
 
     def stop(self) -> None:
+        if self.stopped:
+            return
+        self.end = min(self.end, time.perf_counter())
+        if self.end <= self.begin:
+            self.fail("stopped before the measured time began")
         self.note_cpu(1)
         self.stopped = True
         self.finished.set()
@@ -284,18 +322,18 @@ class Generator:
         self.available(connection)
 
     def result(self) -> LoadResult:
-        load = self.load
+        seconds = self.end - self.begin
         answered = sum(tally.answered for tally in self.tallies)
         return LoadResult(
-            seconds=load.seconds,
-            rate=answered / load.seconds,
+            seconds=seconds,
+            rate=answered / seconds,
             offered=self.offered(),
             late=self.late,
             waiting_max=self.waiting_max,
             generator_us=self.cpu_s / max(answered, 1) * 1e6,
             kinds=[
-                kind_result(kind, tally, load.seconds)
-                for kind, tally in zip(load.kinds, self.tallies, strict=True)
+                kind_result(kind, tally, seconds)
+                for kind, tally in zip(self.load.kinds, self.tallies, strict=True)
             ],
         )
 
@@ -391,7 +429,7 @@ class OpenLoop(Generator):
             tally.lost += 1
 
     def offered(self) -> float | None:
-        return self.scheduled / self.load.seconds
+        return self.scheduled / (self.end - self.begin)
 
 
 class Connection(asyncio.Protocol):
@@ -468,7 +506,16 @@ def kind_result(kind: Kind, tally: Tally, seconds: float) -> KindResult:
 
 async def generate(load: Load) -> LoadResult:
     """Run the load in this process and event loop."""
-    run = ClosedLoop(load) if load.rate is None else OpenLoop(load, load.rate)
+    return await generator_of(load).run()
+
+
+def generator_of(load: Load) -> Generator:
+    return ClosedLoop(load) if load.rate is None else OpenLoop(load, load.rate)
+
+
+async def generate_until_told(load: Load) -> LoadResult:
+    run = generator_of(load)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.stop)
     return await run.run()
 
 
@@ -478,7 +525,7 @@ def main() -> None:
         os.sched_setaffinity(0, load.cpus)
     # Nothing here makes cycles worth collecting; a collection would be charged to the server.
     gc.disable()
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(generate(load))))
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(generate_until_told(load))))
 
 
 if __name__ == "__main__":

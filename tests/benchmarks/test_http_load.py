@@ -1,13 +1,14 @@
 """The load generator against real servers on sockets: counts, statuses, losses, intended times."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from benchmarks.errors import Wrong
-from benchmarks.http_load import Load, generate, run_load
+from benchmarks.http_load import Load, LoadResult, RunningLoad, generate, run_load
 from benchmarks.http_requests import Text, Unique, get, post
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -16,7 +17,10 @@ GET = get("get", [Text("/")], {"host": "h"})
 
 @asynccontextmanager
 async def server(
-    answer: bytes, pause_s: float = 0.0, requests_max: int = 1 << 30
+    answer: bytes,
+    pause_s: float = 0.0,
+    requests_max: int = 1 << 30,
+    answered: threading.Event | None = None,
 ) -> AsyncIterator[str]:
     """Answers every request the same, after a pause; closes a connection after so many."""
 
@@ -27,6 +31,8 @@ async def server(
                 if pause_s:
                     await asyncio.sleep(pause_s)
                 writer.write(answer)
+                if answered is not None:
+                    answered.set()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -130,3 +136,20 @@ async def test_the_generator_runs_as_a_process_of_its_own() -> None:
         assert result.generator_us > 0
     with pytest.raises(Wrong, match="load generator failed"):
         await asyncio.to_thread(run_load, load)
+
+
+async def test_a_load_that_is_stopped_ends_in_good_order() -> None:
+    answered = threading.Event()
+
+    def run_and_stop(load: Load) -> LoadResult:
+        with RunningLoad(load) as running:
+            assert answered.wait(60.0)
+            running.stop()
+            return running.result()
+
+    async with server(ANSWER, answered=answered) as address:
+        load = Load(address=address, kinds=[GET], connections=2, seconds=60.0, warmup_s=0)
+        result = await asyncio.to_thread(run_and_stop, load)
+    assert 0 < result.seconds < 60.0
+    assert result.rate == pytest.approx(result.kinds[0].answered / result.seconds)
+    assert result.failures == 0
