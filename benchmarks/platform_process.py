@@ -31,8 +31,8 @@ CELL_SPEC: Final = """\
     accepts_tenants: true
     postgres: {{shared_buffers: 512MB, max_connections: 60, parameters: {{max_wal_size: 4GB}}}}
 """
-COMMAND_S_MAX: Final = 600.0
-"""Of `verify` too, which recomputes all that was written."""
+COMMAND_S_MAX: Final = 1_800.0
+"""Of `verify` and `move` too, which recompute all that was written."""
 PLATFORM_READY_S_MAX: Final = 90.0
 PLATFORM_STOP_S_MAX: Final = 120.0
 """Above the sum of what an orderly stop may take: databases end last, and in order."""

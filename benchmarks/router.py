@@ -91,7 +91,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     generator_us: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     name: str
     address: str
@@ -159,7 +159,7 @@ def fixed_answer(directory: Path, organization: str) -> Iterator[Backend]:
     with Server("backend", command, address=address, directory=directory) as server:
         read, write = request_kinds(organization)
         kinds = {"get": lambda: read, "post": lambda: write}
-        yield Backend(NOTHING, server.address, organization, kinds)
+        yield Backend(name=NOTHING, address=server.address, organization=organization, kinds=kinds)
 
 
 @contextmanager
@@ -169,7 +169,9 @@ def ledger_cell(directory: Path) -> Iterator[Backend]:
             "get": partial(read_kind, cell.books, "get", "ledger_accounts"),
             "post": partial(write_kind, cell.books, "post", hot=False),
         }
-        yield Backend(CELL, cell.server.address, cell.organization, kinds)
+        yield Backend(
+            name=CELL, address=cell.server.address, organization=cell.organization, kinds=kinds
+        )
 
 
 @contextmanager

@@ -126,8 +126,6 @@ class Sequencer:
         self._size_before = 0
         self._started_before_s = 0.0
         """Commands of the batch taken last, and when: monotonic."""
-        self._write_s = 0.0
-        """How long the one written last took."""
 
     async def submit(
         self,
@@ -324,7 +322,7 @@ class Sequencer:
         """
         if self._size_before < 2:
             return 0.0
-        interval_s = min(self._limits.interval_s, INTERVAL_WRITES_MAX * self._write_s)
+        interval_s = min(self._limits.interval_s, INTERVAL_WRITES_MAX * self.status.batch_s)
         return self._started_before_s + interval_s - time.monotonic()
 
     def _is_settled_first(self, in_flight: _InFlight) -> bool:
@@ -460,8 +458,7 @@ class Sequencer:
         started_s = time.perf_counter()
         if batch.sealed.heads:
             await self._store.commit(batch.sealed)
-        self._write_s = time.perf_counter() - started_s
-        self.status.batch_times_s.append(self._write_s)
+        self.status.batch_times_s.append(time.perf_counter() - started_s)
 
     async def _is_written(self, in_flight: _InFlight) -> bool:
         """Wait for the write; True if it is committed and the batch is to be settled.

@@ -20,6 +20,11 @@ class SequencerStatus:
     batch_times_s: deque[float] = field(default_factory=lambda: deque(maxlen=BATCH_TIMES_KEPT))
 
     @property
+    def batch_s(self) -> float:
+        """Of the last one, from the start of its write to its commit; 0 before the first."""
+        return self.batch_times_s[-1] if self.batch_times_s else 0.0
+
+    @property
     def batch_ms_p99(self) -> float:
         """Of the last batches, from the start of the write to its commit; 0 before the first."""
         times = sorted(self.batch_times_s)
