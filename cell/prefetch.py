@@ -44,8 +44,9 @@ class Prefetch:
         """What was asked for so far, by kind."""
 
     async def fill(self, commands: Sequence[tuple[TenantId, Command]]) -> WorkingSet:
-        """The working set of these commands: a few SELECTs at the most, mostly none."""
-        needs = Needs()
+        """The working set of these commands, and what reads of their tenants have missed in memory:
+        a few SELECTs at the most, mostly none."""
+        needs = Needs(accounts=self._cache.missed.take({tenant_id for tenant_id, _ in commands}))
         for tenant_id, command in commands:
             note_needs(command, tenant_id, needs)
         await self._fill(needs)

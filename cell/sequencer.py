@@ -69,9 +69,6 @@ Else one tenant's transactions of a thousand entries each would keep all others 
 
 SWEEP_INTERVAL_S: Final = 0.5
 RECONNECT_PAUSE_S: Final = 0.1
-INTERVAL_WRITES_MAX: Final = 2
-"""A batch waits for company no longer than so many times what the last one took to write: whoever
-shares an idle machine with few others would wait for nobody."""
 DECIDED_PER_TURN: Final = 32
 """Commands decided before other tasks get the processor: about a millisecond."""
 
@@ -182,6 +179,10 @@ class Sequencer:
     ) -> tuple[LedgerAccount, AccountBalances] | None:
         """The account as last committed, where memory holds it and this cell owns the tenant."""
         return self._cache.account(tenant_id, account_id) if self._owns(tenant_id) else None
+
+    def note_missed(self, tenant_id: TenantId, account_id: str) -> None:
+        """The account is there, but `cached_account` had none: it is to be brought to memory."""
+        self._cache.missed.note(tenant_id, account_id)
 
     def cached_ledger(self, tenant_id: TenantId, ledger_id: str) -> Ledger | None:
         """The ledger as last committed; as `cached_account`."""
@@ -322,8 +323,8 @@ class Sequencer:
         """
         if self._size_before < 2:
             return 0.0
-        interval_s = min(self._limits.interval_s, INTERVAL_WRITES_MAX * self.status.batch_s)
-        return self._started_before_s + interval_s - time.monotonic()
+        due_s = self._started_before_s + self._limits.interval_after_s(self.status.batch_s)
+        return due_s - time.monotonic()
 
     def _is_settled_first(self, in_flight: _InFlight) -> bool:
         """Answer the batch in flight before the next is decided, or have that one written first?
@@ -364,9 +365,8 @@ class Sequencer:
         """Decide the commands on top of the batch in flight, if there is one."""
         try:
             heads = await self._find_heads(submissions, below)
-            prefetch = Prefetch(
-                self._store.prefetcher, self._cache, below.working_set if below else None
-            )
+            before = below.working_set if below else None
+            prefetch = Prefetch(self._store.prefetcher, self._cache, before)
             commands = [(submission.tenant_id, submission.command) for submission in submissions]
             batch = Batch(await prefetch.fill(commands), heads, self._ids.draw)
             used = await self._find_keys(submissions) if looks_up_keys else {}

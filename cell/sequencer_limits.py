@@ -1,6 +1,11 @@
 """How much a sequencer takes at once, and how long anybody waits for it."""
 
 from dataclasses import dataclass
+from typing import Final
+
+INTERVAL_WRITES_MAX: Final = 2
+"""A batch waits for company no longer than so many times what the last one took to write: whoever
+shares an idle machine with few others would wait for nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +23,7 @@ class SequencerLimits:
     queue_commands_max: int = 8192
     queue_commands_per_tenant_max: int = 4096
     cache_accounts: int = 50_000
+
+    def interval_after_s(self, write_s: float) -> float:
+        """From a batch's start to the next one's, where the one before took `write_s` to write."""
+        return min(self.interval_s, INTERVAL_WRITES_MAX * write_s)

@@ -21,6 +21,7 @@ from cell.ledger.model import (
     TenantId,
 )
 from cell.ledger.needs import ExternalKey, Question, Relation
+from cell.missed import Missed
 
 AnyRow = TypeVar("AnyRow", bound=Row)
 Key = TypeVar("Key", bound=Hashable)
@@ -279,6 +280,7 @@ class LedgerCache:
             accounts_max // 2
         )
         self._ledgers: GenerationCache[str, Ledger] = GenerationCache(max(64, accounts_max // 16))
+        self.missed = Missed()
 
     def account(
         self, tenant_id: TenantId, account_id: str

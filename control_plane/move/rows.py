@@ -20,11 +20,13 @@ from cell.store import EXPIRY_LOCK
 from cell.tables import TENANT_TABLES
 from control_plane.move.cell_heads import Cell
 from control_plane.move.heads import START, Heading, Position
+from control_plane.move.pace import Pace
 
 CHUNK_ROWS = 20_000
 """A chunk of them takes about a second: what an interruption costs, and what a seal waits for."""
 CHUNK_SEGMENTS = 500
 """Of the journal, whose rows are thousands of times as large."""
+BLOCK_BYTES = 1 << 15
 DELETED_ROWS = 20_000
 
 DONE = ""
@@ -222,9 +224,18 @@ async def _copy_chunk(
         count = 0
         async with source.cursor() as reading, target.cursor() as writing:
             async with reading.copy(reads) as read, writing.copy(writes) as written:
-                async for block in read:
-                    count += len(block)
-                    await written.write(block)
+                pace = Pace()
+                # A row at a time arrives; to send each by itself would cost as much as to copy it.
+                block = bytearray()
+                async for row in read:
+                    block += row
+                    if len(block) >= BLOCK_BYTES:
+                        count += len(block)
+                        await written.write(bytes(block))
+                        block.clear()
+                        await pace.rest()
+                count += len(block)
+                await written.write(bytes(block))
             after = replace(
                 after, rows=progress.rows + reading.rowcount, bytes=progress.bytes + count
             )

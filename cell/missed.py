@@ -1,0 +1,47 @@
+"""Accounts that reads did not find in memory: the next batch of their tenant brings them there.
+
+Only a batch may: it reads under its tenant's guard, and knows what the batch in flight changes.
+What a read has seen may be older than a batch that was committed meanwhile. A tenant that has just
+moved here is read from memory again after a few batches; one that nobody writes to is read from
+the database, which then has the time.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from cell.ledger.model import TenantId
+from cell.ledger.needs import Ids
+
+TENANTS_MAX: Final = 256
+ACCOUNTS_MAX: Final = 1_024
+"""Of one tenant; beyond either, they are missed again."""
+BROUGHT_MAX: Final = 64
+"""By one batch, of one tenant: callers wait for it."""
+
+
+class Missed:
+    def __init__(self) -> None:
+        self._accounts: dict[TenantId, dict[str, None]] = {}
+
+    def note(self, tenant_id: TenantId, account_id: str) -> None:
+        """The account was there, but not in memory."""
+        missed = self._accounts.get(tenant_id)
+        if missed is None:
+            if len(self._accounts) >= TENANTS_MAX:
+                return
+            missed = self._accounts[tenant_id] = {}
+        if len(missed) < ACCOUNTS_MAX:
+            missed[account_id] = None
+
+    def take(self, tenants: Iterable[TenantId]) -> Ids:
+        """What a batch of these tenants is to bring."""
+        taken: Ids = set()
+        for tenant_id in tenants if self._accounts else ():
+            missed = self._accounts.get(tenant_id)
+            if missed is not None:
+                for account_id in list(missed)[:BROUGHT_MAX]:
+                    del missed[account_id]
+                    taken.add((tenant_id, account_id))
+                if not missed:
+                    del self._accounts[tenant_id]
+        return taken
