@@ -117,6 +117,8 @@ class Story:
 
     def problems(self) -> list[str]:
         """What is not as the clients were told, or left over. Asked while no client writes."""
+        for cell in CELLS:
+            self.wait_for_database(cell)
         holdings = {cell: asyncio.run(self.holding(cell)) for cell in CELLS}
         seqs: dict[str, int] = {}
         for holding in holdings.values():
@@ -138,6 +140,17 @@ class Story:
             if head is not None and head.heading.state is not HeadState.OWNED:
                 problems += self.left_over(cell)
         return problems
+
+    def wait_for_database(self, cell: CellName) -> None:
+        """The last fault may have killed it, and a move can end before it is back."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                psycopg.connect(self.platform.auditor_dsn(cell)).close()
+                return
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline_s, f"the database of {cell} is not back"
+                time.sleep(0.1)
 
     async def holding(self, cell: CellName) -> Holding:
         query = (
