@@ -82,9 +82,9 @@ class _Tenant:
     keys: dict[bytes, tuple[bytes, Principal]] = field(default_factory=dict)
     """By SHA-256 of the secret: the same once more, to compare, and whose it is."""
 
-    def is_incomplete(self) -> bool:
-        """Is the tenant being copied here, so that its keys may not be there yet?"""
-        return self.standing is not None and self.standing.state in ("importing", "ready")
+    def refusal(self) -> NotApplied | None:
+        """Where the tenant is not owned, its keys may be not there yet, or deleted already."""
+        return None if self.standing is None else self.standing.refusal()
 
 
 _READ_TENANT: Final = """
@@ -120,9 +120,7 @@ class Directory:
         elif age_s >= FRESH_S_MAX:
             self._start_reading(tenant_id)
         if principal is None:
-            if tenant.is_incomplete():
-                raise NotApplied(Verdict.NOT_OWNER, "this cell does not own the tenant yet")
-            raise Unauthenticated(REFUSAL)
+            raise tenant.refusal() or Unauthenticated(REFUSAL)
         return principal
 
     def forget(self, tenant_id: TenantId | None) -> None:

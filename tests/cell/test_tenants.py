@@ -238,14 +238,25 @@ async def test_reads_are_for_the_owner(
     assert refused.value.moved_to == ("cell-b" if state == "moved" else None)
 
 
-@pytest.mark.parametrize("state", ["importing", "ready"])
-async def test_keys_of_a_tenant_being_copied_may_not_be_there_yet(
-    cell_database: Any, tenant_id: TenantId, directory: Directory, state: str
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        ("importing", Verdict.NOT_OWNER),
+        ("ready", Verdict.NOT_OWNER),
+        ("moved", Verdict.MOVED),
+    ],
+)
+async def test_keys_of_a_tenant_may_be_not_there_yet_or_deleted_already(
+    cell_database: Any,
+    tenant_id: TenantId,
+    directory: Directory,
+    state: str,
+    verdict: Verdict,
 ) -> None:
-    set_state(cell_database, tenant_id, state)
+    set_state(cell_database, tenant_id, state, "cell-b" if state == "moved" else None)
     with pytest.raises(NotApplied) as refused:
         await directory.authenticate(basic(tenant_id, "one"))
-    assert refused.value.verdict is Verdict.NOT_OWNER
+    assert refused.value.verdict is verdict
 
 
 async def test_database_that_cannot_be_read(
