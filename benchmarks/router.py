@@ -6,6 +6,9 @@ up, signs and adds its headers all the same. Generator, proxy and backend share 
 and nothing is pinned: with two processors, pinning would leave a proxy's rate to the neighbours on
 the other one. So each run also reports the proxy's own processor time per request, and how
 much of one processor it used: a rate below full use is limited by something else.
+
+Latencies are taken on all three paths at the same moments, by light open loops that run beside one
+another: a cell's own latencies change by more, from one second to the next, than a proxy adds.
 """
 
 import base64
@@ -16,7 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 import msgspec
@@ -24,7 +29,7 @@ import msgspec
 from benchmarks.books import read_kind, write_kind
 from benchmarks.cell_alone import running_cell
 from benchmarks.errors import Refused, Wrong
-from benchmarks.http_load import Load, LoadResult, run_load
+from benchmarks.http_load import Load, LoadResult, RunningLoad, run_load
 from benchmarks.http_requests import Kind, OneOf, Part, Text, Unique, get, post
 from benchmarks.machine import examine_machine
 from benchmarks.percentiles import Latency, median
@@ -34,11 +39,14 @@ from benchmarks.routing_server import RoutingServer
 from benchmarks.server_process import Server, free_address, python_module
 
 CONNECTIONS: Final = 64
-LIGHT_CONNECTIONS: Final = 4
-"""Few enough that nothing saturates: latencies are then of the path, not of a queue."""
 SECONDS: Final = 4.0
 SECONDS_QUICK: Final = 0.7
 WARMUP_S: Final = 0.5
+LIGHT_RATE: Final = 200.0
+"""A second, on each path: so little that nothing saturates, and latencies are of the path, not of a
+queue."""
+LIGHT_CONNECTIONS: Final = 8
+LIGHT_SECONDS: Final = 20.0
 NOTHING: Final = "a fixed answer"
 CELL: Final = "a cell"
 TO_HAPROXY_MIN: Final = {CELL: 0.8, NOTHING: 0.6}
@@ -46,6 +54,7 @@ TO_HAPROXY_MIN: Final = {CELL: 0.8, NOTHING: 0.6}
 ADDED_P50_MAX: Final = 2.0
 ADDED_P99_MAX: Final = 3.0
 """The goals: requests per second, and latency added to the direct path, relative to HAProxy's."""
+BEYOND: Final = 999.0
 API_KEY: Final = "ck_" + "k" * 43
 ACCOUNTS: Final = 2_000
 BODY_HEAD: Final = (
@@ -81,14 +90,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """direct, router or haproxy."""
     kind: str
-    connections: int
     rate: float
     latency: Latency
     proxy_us: float | None
-    """The proxy's processor time per request, in microseconds."""
+    """The proxy's processor time per request, in microseconds; only where it worked alone."""
     proxy_cores: float | None
     """How much of one processor the proxy used."""
     generator_us: float
+    is_light: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,30 +135,31 @@ def run_router(progress: Progress, effort: Effort) -> Report:
         ways = [
             way for each in backends for way in stack.enter_context(running_ways(directory, each))
         ]
-        arms = {
-            arm(way.backend.name, kind, way.path, connections): partial(
-                measure, way, kind, connections, seconds
-            )
-            for connections in (CONNECTIONS, LIGHT_CONNECTIONS)
+        full: dict[str, Callable[[], Sequence[Run]]] = {
+            f"{kind} {way.path} to {way.backend.name}": partial(measure, way, kind, seconds)
             for way in ways
             for kind in way.backend.kinds
         }
-        runs = interleave(arms, effort.times(), progress)
+        light: dict[str, Callable[[], Sequence[Run]]] = {
+            f"{kind} to {backend.name}, all paths at once": partial(
+                measure_light, [way for way in ways if way.backend is backend], kind, effort.quick
+            )
+            for backend in backends
+            for kind in backend.kinds
+        }
+        rounds = interleave(full | light, effort.times(), progress)
+    runs = list(chain.from_iterable(chain.from_iterable(rounds.values())))
     return Report(
         name="router",
         quick=effort.quick,
         at=now_utc(),
         rounds=effort.times(),
         machine=machine,
-        tables=[rate_table(runs), latency_table(runs)],
-        checks=checks(runs),
+        tables=[rate_table(Runs(runs)), latency_table(Runs(runs))],
+        checks=checks(Runs(runs)),
         skipped=skipped,
-        runs=[msgspec.to_builtins(run) for results in runs.values() for run in results],
+        runs=[msgspec.to_builtins(run) for run in runs],
     )
-
-
-def arm(backend: str, kind: str, path: str, connections: int) -> str:
-    return f"{kind} {path} to {backend}, {connections} connections"
 
 
 @contextmanager
@@ -235,34 +245,69 @@ def request_kinds(organization: str) -> Sequence[Kind]:
     return [read, write]
 
 
-def measure(way: Way, kind: str, connections: int, seconds: float) -> Run:
+def measure(way: Way, kind: str, seconds: float) -> list[Run]:
     """One closed loop. Raises Wrong on any answer but the expected one."""
     before_s = way.proxy.cpu_s() if way.proxy else 0.0
     result = run_load(
         Load(
             address=way.address,
             kinds=[way.backend.kinds[kind]()],
-            connections=connections,
+            connections=CONNECTIONS,
             seconds=seconds,
             warmup_s=WARMUP_S,
         )
     )
-    require_success(result, f"{kind}, {way.path}")
     proxy_us = None
     if way.proxy is not None:
         # Over the warm-up too, on both sides of the division.
         answers = sum(sum(each.statuses.values()) for each in result.kinds)
         proxy_us = (way.proxy.cpu_s() - before_s) / answers * 1e6
+    return [run_of(way, kind, result, proxy_us=proxy_us)]
+
+
+def measure_light(ways: Sequence[Way], kind: str, quick: bool) -> list[Run]:
+    """An open loop on each path, all at once. Raises Wrong on any answer but the expected one."""
+    with ExitStack() as stack:
+        loads = [
+            stack.enter_context(
+                RunningLoad(
+                    Load(
+                        address=way.address,
+                        kinds=[way.backend.kinds[kind]()],
+                        connections=LIGHT_CONNECTIONS,
+                        seconds=SECONDS_QUICK if quick else LIGHT_SECONDS,
+                        warmup_s=WARMUP_S,
+                        rate=LIGHT_RATE,
+                    )
+                )
+            )
+            for way in ways
+        ]
+        return [
+            run_of(way, kind, load.result(), is_light=True)
+            for way, load in zip(ways, loads, strict=True)
+        ]
+
+
+def run_of(
+    way: Way,
+    kind: str,
+    result: LoadResult,
+    *,
+    proxy_us: float | None = None,
+    is_light: bool = False,
+) -> Run:
+    require_success(result, f"{kind}, {way.path}")
     return Run(
         backend=way.backend.name,
         path=way.path,
         kind=kind,
-        connections=connections,
         rate=result.rate,
         latency=result.kinds[0].latency,
         proxy_us=proxy_us,
         proxy_cores=None if proxy_us is None else proxy_us * result.rate / 1e6,
         generator_us=result.generator_us,
+        is_light=is_light,
     )
 
 
@@ -273,20 +318,47 @@ def require_success(result: LoadResult, what: str) -> None:
         raise error(f"{what}: {result.failures} requests failed; answers {seen}")
 
 
-def rate_table(runs: Mapping[str, Sequence[Run]]) -> Table:
+class Runs:
+    """What was measured: every run of one path, in the order of rounds."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._by_arm: dict[tuple[bool, str, str, str], list[Run]] = {}
+        for run in runs:
+            arm = (run.is_light, run.backend, run.kind, run.path)
+            self._by_arm.setdefault(arm, []).append(run)
+
+    def full(self, backend: str, kind: str, path: str) -> list[Run]:
+        return self._by_arm.get((False, backend, kind, path), [])
+
+    def light(self, backend: str, kind: str, path: str) -> list[Run]:
+        return self._by_arm.get((True, backend, kind, path), [])
+
+    def arms(self) -> Iterator[tuple[str, str, str]]:
+        return (arm[1:] for arm in self._by_arm if not arm[0])
+
+    def added(self, backend: str, kind: str, path: str) -> tuple[float, float]:
+        """What the path adds to p50 and p99, in ms: the mean of the differences to the direct path
+        at the same moments."""
+        pairs = list(
+            zip(self.light(backend, kind, path), self.light(backend, kind, "direct"), strict=True)
+        )
+        return (
+            fmean(run.latency.p50_ms - direct.latency.p50_ms for run, direct in pairs),
+            fmean(run.latency.p99_ms - direct.latency.p99_ms for run, direct in pairs),
+        )
+
+
+def rate_table(runs: Runs) -> Table:
     rows: list[Sequence[Cell]] = []
-    for results in runs.values():
-        first = results[0]
-        if first.connections != CONNECTIONS:
-            continue
-        haproxy = runs.get(arm(first.backend, first.kind, "haproxy", CONNECTIONS), [])
+    for backend, kind, path in runs.arms():
+        results = runs.full(backend, kind, path)
+        haproxy = runs.full(backend, kind, "haproxy")
         rate = median(run.rate for run in results)
         ratio = rate / median(run.rate for run in haproxy) if haproxy else None
         cost = [run.proxy_us for run in results if run.proxy_us is not None]
         cores = [run.proxy_cores for run in results if run.proxy_cores is not None]
         proxy = (round(median(cost), 1), round(median(cores), 2)) if cost else (None, None)
-        names = (first.backend, first.kind.upper(), first.path)
-        rows.append((*names, round(rate), ratio and round(ratio, 2), *proxy))
+        rows.append((backend, kind.upper(), path, round(rate), ratio and round(ratio, 2), *proxy))
     return Table(
         title=f"Requests per second, {CONNECTIONS} connections, closed loop",
         columns=(
@@ -303,58 +375,53 @@ def rate_table(runs: Mapping[str, Sequence[Run]]) -> Table:
     )
 
 
-def latency_table(runs: Mapping[str, Sequence[Run]]) -> Table:
+def latency_table(runs: Runs) -> Table:
     rows: list[Sequence[Cell]] = []
-    for results in runs.values():
-        first = results[0]
-        if first.connections != LIGHT_CONNECTIONS:
-            continue
-        direct = runs[arm(first.backend, first.kind, "direct", LIGHT_CONNECTIONS)]
-        p50, p99 = medians(results)
-        direct_p50, direct_p99 = medians(direct)
-        added = (round(p50 - direct_p50, 3), round(p99 - direct_p99, 3))
-        names = (first.backend, first.kind.upper(), first.path)
-        rows.append((*names, round(p50, 3), round(p99, 3), *added))
+    for backend, kind, path in runs.arms():
+        results = runs.light(backend, kind, path)
+        p50 = median(run.latency.p50_ms for run in results)
+        p99 = median(run.latency.p99_ms for run in results)
+        added = (round(each, 3) for each in runs.added(backend, kind, path))
+        rows.append((backend, kind.upper(), path, round(p50, 3), round(p99, 3), *added))
     return Table(
-        title=f"Latency in ms, {LIGHT_CONNECTIONS} connections",
+        title=f"Latency in ms, {LIGHT_RATE:g} requests/s on each path at the same time",
         columns=("in front of", "request", "path", "p50", "p99", "p50 added", "p99 added"),
         rows=rows,
+        notes=("Up to 1 ms of each latency is the generators' clock; of what is added, nothing.",),
     )
 
 
-def medians(runs: Sequence[Run]) -> tuple[float, float]:
-    return median(run.latency.p50_ms for run in runs), median(run.latency.p99_ms for run in runs)
-
-
-def checks(runs: Mapping[str, Sequence[Run]]) -> list[Check]:
+def checks(runs: Runs) -> list[Check]:
     found: list[Check] = []
     for kind in ("get", "post"):
         for backend, goal in TO_HAPROXY_MIN.items():
-            haproxy = runs.get(arm(backend, kind, "haproxy", CONNECTIONS))
-            if haproxy is None:
+            haproxy = runs.full(backend, kind, "haproxy")
+            if not haproxy:
                 continue
-            router = runs[arm(backend, kind, "router", CONNECTIONS)]
+            router = runs.full(backend, kind, "router")
             ratio = median_ratio([run.rate for run in router], [run.rate for run in haproxy])
             what = f"router's {kind.upper()}s per second relative to HAProxy's, to {backend}"
             found.append(Check(what=what, value=ratio, goal=goal))
-            if backend == NOTHING:
-                # A cell's own latencies scatter by more than a proxy adds.
-                found += latency_checks(runs, kind)
+            found += latency_checks(runs, backend, kind)
     return found
 
 
-def latency_checks(runs: Mapping[str, Sequence[Run]], kind: str) -> list[Check]:
+def latency_checks(runs: Runs, backend: str, kind: str) -> list[Check]:
     """What the router adds to the direct path relative to what HAProxy adds."""
-    direct, router, haproxy = (
-        medians(runs[arm(NOTHING, kind, path, LIGHT_CONNECTIONS)])
-        for path in ("direct", "router", "haproxy")
-    )
+    router, haproxy = (runs.added(backend, kind, path) for path in ("router", "haproxy"))
     return [
         Check(
-            what=f"{kind.upper()}s: {name} added by the router relative to HAProxy's",
-            value=(router[at] - direct[at]) / (haproxy[at] - direct[at]),
+            what=f"{kind.upper()}s to {backend}: {name} added by the router relative to HAProxy's",
+            value=relative(router[at], haproxy[at]),
             goal=goal,
             at_most=True,
         )
         for at, (name, goal) in enumerate((("p50", ADDED_P50_MAX), ("p99", ADDED_P99_MAX)))
     ]
+
+
+def relative(added_ms: float, yardstick_ms: float) -> float:
+    """Nothing relative to anything is 0; something relative to nothing is BEYOND every goal."""
+    if added_ms <= 0:
+        return 0.0
+    return added_ms / yardstick_ms if yardstick_ms > 0 else BEYOND

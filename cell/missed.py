@@ -13,8 +13,9 @@ from cell.ledger.model import TenantId
 from cell.ledger.needs import Ids
 
 TENANTS_MAX: Final = 256
+"""Beyond, the one that has waited longest is forgotten."""
 ACCOUNTS_MAX: Final = 1_024
-"""Of one tenant; beyond either, they are missed again."""
+"""Of one tenant; beyond, they are missed again."""
 BROUGHT_MAX: Final = 64
 """By one batch, of one tenant: callers wait for it."""
 
@@ -28,7 +29,8 @@ class Missed:
         missed = self._accounts.get(tenant_id)
         if missed is None:
             if len(self._accounts) >= TENANTS_MAX:
-                return
+                # The first: one that nobody writes to would keep its place for ever.
+                del self._accounts[next(iter(self._accounts))]
             missed = self._accounts[tenant_id] = {}
         if len(missed) < ACCOUNTS_MAX:
             missed[account_id] = None

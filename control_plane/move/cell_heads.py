@@ -15,7 +15,7 @@ from control_plane.routing import Epoch
 
 CONNECT_S_MAX = 5
 STATEMENT_MS_MAX = 300_000
-"""To compare a table of a large tenant takes a minute; what hangs must not keep a move for ever."""
+"""To find the highest sequence of a large tenant takes a minute; what hangs is not waited for."""
 
 Cell = AsyncConnection[Any]
 

@@ -8,9 +8,9 @@ later snapshot: what has changed in between comes a second time with the journal
 from the position of the first one, and every row says of which sequence it is.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import LiteralString, NamedTuple
+from typing import LiteralString
 from uuid import UUID
 
 import psycopg
@@ -20,6 +20,7 @@ from cell.store import EXPIRY_LOCK
 from cell.tables import TENANT_TABLES
 from control_plane.move.cell_heads import Cell
 from control_plane.move.heads import START, Heading, Position
+from control_plane.move.key_ranges import Key, KeyRange, Shape, next_range, read_shape, within
 from control_plane.move.pace import Pace
 
 CHUNK_ROWS = 20_000
@@ -27,7 +28,7 @@ CHUNK_ROWS = 20_000
 CHUNK_SEGMENTS = 500
 """Of the journal, whose rows are thousands of times as large."""
 BLOCK_BYTES = 1 << 15
-DELETED_ROWS = 20_000
+DELETED_ROWS = 2_000
 
 DONE = ""
 """The name of the table after the last one."""
@@ -52,8 +53,8 @@ class Progress:
     snapshot_at_us: int
     table: str
     """The table at which it goes on; DONE when none is left."""
-    after_key: tuple[str, ...] | None = None
-    """The last row's key in it, as text; None: at its beginning."""
+    after_key: Key | None = None
+    """The last row's key in it; None: at its beginning."""
     rows: int = 0
     bytes: int = 0
 
@@ -116,7 +117,7 @@ async def copy_rows(
         progress = await _begin(target, job, found)
         await on_progress(progress)
         while progress.table != DONE:
-            shape = await _shape(source, progress.table)
+            shape = await read_shape(source, progress.table)
             progress = await _copy_chunk(source, target, job, shape, progress)
             await on_progress(progress)
         return progress
@@ -173,32 +174,6 @@ async def _begin(target: Cell, job: Importing, found: Progress) -> Progress:
     return found
 
 
-class _Shape(NamedTuple):
-    """A table's columns, and those of its key after the tenant, with their types."""
-
-    table: str
-    columns: list[str]
-    key: list[tuple[str, str]]
-
-
-SHAPE: LiteralString = """
-SELECT
-    (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
-     WHERE attrelid = i.indrelid AND attnum > 0 AND NOT attisdropped),
-    (SELECT coalesce(array_agg(ARRAY[attname::text, format_type(atttypid, NULL)] ORDER BY k.place)
-        FILTER (WHERE attname <> 'tenant_id'), '{}')
-     FROM unnest(i.indkey::int[]) WITH ORDINALITY AS k (attnum, place)
-     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum)
-FROM pg_index i WHERE i.indrelid = %s::regclass AND i.indisprimary
-"""
-
-
-async def _shape(cell: Cell, table: str) -> _Shape:
-    row = await (await cell.execute(SHAPE, (table,))).fetchone()
-    assert row is not None, "every table has a primary key"
-    return _Shape(table, row[0], [(name, kind) for name, kind in row[1]])
-
-
 STORE_PROGRESS: LiteralString = """
 UPDATE import_progress SET table_name = %s, after_key = %s, rows_copied = %s, bytes_copied = %s
 WHERE tenant_id = %s AND move_id = %s
@@ -206,17 +181,18 @@ WHERE tenant_id = %s AND move_id = %s
 
 
 async def _copy_chunk(
-    source: Cell, target: Cell, job: Importing, shape: _Shape, progress: Progress
+    source: Cell, target: Cell, job: Importing, shape: Shape, progress: Progress
 ) -> Progress:
-    last_key = await _last_key(source, job.tenant_id, shape, progress.after_key)
+    chunk = CHUNK_SEGMENTS if shape.table == "journal" else CHUNK_ROWS
+    keys = await next_range(source, job.tenant_id, shape, progress.after_key, chunk)
     place = TENANT_TABLES.index(shape.table)
     following = (*TENANT_TABLES, DONE)[place + 1]
     after = replace(
         progress,
-        table=following if last_key is None else shape.table,
-        after_key=last_key,
+        table=following if keys.up_to is None else shape.table,
+        after_key=keys.up_to,
     )
-    reads, writes = _pipe_statements(job.tenant_id, shape, progress.after_key, last_key)
+    reads, writes = _pipe_statements(job.tenant_id, shape, keys)
     async with target.transaction():
         is_last = after.table == DONE
         position = progress.snapshot if is_last else START
@@ -253,68 +229,17 @@ async def _copy_chunk(
     return after
 
 
-# Names and keys are put into the text: COPY takes no parameters. The names are the database's own,
-# quoted as such; the keys are quoted by the driver.
-
-
-async def _last_key(
-    source: Cell, tenant_id: UUID, shape: _Shape, after_key: Sequence[str] | None
-) -> tuple[str, ...] | None:
-    """The key of the last row of a full chunk; None where what is left is less than one."""
-    if not shape.key:
-        return None
-    rows = CHUNK_SEGMENTS if shape.table == "journal" else CHUNK_ROWS
-    query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET {} LIMIT 1").format(
-        sql.SQL(", ").join(
-            sql.SQL("{}::text").format(sql.Identifier(name)) for name, _ in shape.key
-        ),
-        sql.Identifier(shape.table),
-        _condition(tenant_id, shape, after_key, None),
-        _key(shape),
-        sql.Literal(rows - 1),
-    )
-    row = await (await source.execute(query)).fetchone()
-    return None if row is None else tuple(row)
-
-
 def _pipe_statements(
-    tenant_id: UUID,
-    shape: _Shape,
-    after_key: Sequence[str] | None,
-    last_key: Sequence[str] | None,
+    tenant_id: UUID, shape: Shape, keys: KeyRange
 ) -> tuple[sql.Composed, sql.Composed]:
     columns = sql.SQL(", ").join(map(sql.Identifier, shape.columns))
     reads = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT (FORMAT binary)").format(
-        columns, sql.Identifier(shape.table), _condition(tenant_id, shape, after_key, last_key)
+        columns, sql.Identifier(shape.table), within(tenant_id, shape, keys)
     )
     writes = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
         sql.Identifier(shape.table), columns
     )
     return reads, writes
-
-
-def _condition(
-    tenant_id: UUID,
-    shape: _Shape,
-    after_key: Sequence[str] | None,
-    last_key: Sequence[str] | None,
-) -> sql.Composed:
-    parts = [sql.SQL("tenant_id = {}::uuid").format(sql.Literal(str(tenant_id)))]
-    for sign, values in ((sql.SQL(">"), after_key), (sql.SQL("<="), last_key)):
-        if values is not None:
-            literals = [
-                sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind))
-                for value, (_, kind) in zip(values, shape.key, strict=True)
-            ]
-            compared = sql.SQL("({}) {} ({})").format(
-                _key(shape), sign, sql.SQL(", ").join(literals)
-            )
-            parts.append(compared)
-    return sql.SQL(" AND ").join(parts)
-
-
-def _key(shape: _Shape) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(name) for name, _ in shape.key)
 
 
 # Deleting ---------------------------------------------------------------------------------------
@@ -331,17 +256,22 @@ async def delete_rows(target: Cell, job: Importing, at: Position) -> None:
     async with target.transaction():
         await guard(target, job, at, START, 0)
         await target.execute(FORGET_PROGRESS, (job.tenant_id,))
+    pace = Pace()
     for table in reversed(TENANT_TABLES):
-        statement = sql.SQL(
-            "DELETE FROM {table} WHERE tenant_id = {tenant} AND ctid = ANY (ARRAY("
-            "SELECT ctid FROM {table} WHERE tenant_id = {tenant} LIMIT {rows}))"
-        ).format(
-            table=sql.Identifier(table),
-            tenant=sql.Literal(job.tenant_id),
-            rows=sql.Literal(DELETED_ROWS),
+        await _delete_table(target, job, await read_shape(target, table), pace)
+
+
+async def _delete_table(target: Cell, job: Importing, shape: Shape, pace: Pace) -> None:
+    keys = KeyRange(None, None)
+    while True:
+        # Behind the last ones, so that what is deleted already is not looked at again.
+        keys = await next_range(target, job.tenant_id, shape, keys.up_to, DELETED_ROWS)
+        delete = sql.SQL("DELETE FROM {} WHERE {}").format(
+            sql.Identifier(shape.table), within(job.tenant_id, shape, keys)
         )
-        deleted = DELETED_ROWS
-        while deleted == DELETED_ROWS:
-            async with target.transaction():
-                await guard(target, job, START, START, 0)
-                deleted = (await target.execute(statement)).rowcount
+        async with target.transaction():
+            await guard(target, job, START, START, 0)
+            await target.execute(delete)
+        if keys.up_to is None:
+            return
+        await pace.rest()

@@ -6,18 +6,24 @@ compared: it is canonical within one major version of Postgres, which is part of
 cells work out for themselves (the index of events) is not compared.
 """
 
-import asyncio
+import operator
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
 
 from cell.tables import COMPARED_TABLES, TENANT_TABLES
 from control_plane.move.cell_heads import Cell
+from control_plane.move.key_ranges import KeyRange, Shape, next_range, read_shape, within
+from control_plane.move.pace import Pace
 
 NAMED_ROWS_MAX = 20
 """Of a table whose rows differ, so many are named."""
+RANGE_ROWS = 1_000
+"""Compared at once: some milliseconds of a processor, after which others get their turn."""
+RANGE_SEGMENTS = 50
+"""Of the journal, whose rows are many times as large."""
 
 # Names of constraints and indexes are of no importance, what they say is. An index that is not
 # unique is not part of the shape: it makes reads fast, and nothing wrong.
@@ -66,19 +72,32 @@ class TableDigest:
 Digests = dict[str, TableDigest]
 
 
-async def digests(cell: Cell, tenant_id: UUID) -> Digests:
-    """Of every compared table, in the database transaction that the caller has begun."""
-    found: Digests = {}
-    for table in COMPARED_TABLES:
-        query = sql.SQL(
-            "SELECT count(*), coalesce(sum(('x' || left(d, 16))::bit(64)::bigint), 0)::text ||"
-            " ' ' || coalesce(sum(('x' || right(d, 16))::bit(64)::bigint), 0)::text"
-            " FROM (SELECT md5(t::text) AS d FROM {} t WHERE tenant_id = %s) r"
-        ).format(sql.Identifier(table))
-        row = await (await cell.execute(query, (tenant_id,))).fetchone()
-        assert row is not None
-        found[table] = TableDigest(rows=row[0], digest=row[1])
-    return found
+class _Sums(NamedTuple):
+    """Of some rows of a table."""
+
+    rows: int = 0
+    left: int = 0
+    right: int = 0
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        return _Sums(*map(operator.add, self, other))
+
+    def digest(self) -> TableDigest:
+        return TableDigest(rows=self.rows, digest=f"{self.left} {self.right}")
+
+
+SUMS: LiteralString = """
+SELECT count(*), coalesce(sum(('x' || left(d, 16))::bit(64)::bigint), 0),
+    coalesce(sum(('x' || right(d, 16))::bit(64)::bigint), 0)
+FROM (SELECT md5(t::text) AS d FROM {} t WHERE {}) r
+"""
+
+
+async def _sums(cell: Cell, tenant_id: UUID, shape: Shape, keys: KeyRange) -> _Sums:
+    query = sql.SQL(SUMS).format(sql.Identifier(shape.table), within(tenant_id, shape, keys))
+    row = await (await cell.execute(query)).fetchone()
+    assert row is not None
+    return _Sums(*map(int, row))
 
 
 TRIAL_BALANCE: LiteralString = """
@@ -103,18 +122,40 @@ class Comparison:
 
 
 async def compare_rows(source: Cell, target: Cell, tenant_id: UUID) -> Comparison:
-    """Compare the snapshots that the caller has begun in both."""
-    found = await asyncio.gather(digests(source, tenant_id), digests(target, tenant_id))
-    differences = []
+    """Compare the snapshots that the caller has begun in both, piece by piece, with rests."""
+    digests: tuple[Digests, Digests] = ({}, {})
+    differences: list[str] = []
+    pace = Pace()
     for table in COMPARED_TABLES:
-        if found[0][table] != found[1][table]:
-            differences += await _name_rows(source, target, tenant_id, table)
+        sums, named = await _compare_table(source, target, tenant_id, table, pace)
+        for side, found in zip(digests, sums, strict=True):
+            side[table] = found.digest()
+        differences += named
     balances = [await _trial_balance(cell, tenant_id) for cell in (source, target)]
     return Comparison(
-        digests=(found[0], found[1]),
-        trial_balances=(balances[0], balances[1]),
-        differences=differences,
+        digests=digests, trial_balances=(balances[0], balances[1]), differences=differences
     )
+
+
+async def _compare_table(
+    source: Cell, target: Cell, tenant_id: UUID, table: str, pace: Pace
+) -> tuple[tuple[_Sums, _Sums], list[str]]:
+    """The sums of both sides, and the first rows that differ, by name."""
+    shape = await read_shape(source, table)
+    rows = RANGE_SEGMENTS if table == "journal" else RANGE_ROWS
+    total = (_Sums(), _Sums())
+    differences: list[str] = []
+    keys = KeyRange(None, None)
+    while True:
+        keys = await next_range(source, tenant_id, shape, keys.up_to, rows)
+        # One after the other: both databases may be on one machine, which serves tenants meanwhile.
+        found = [await _sums(cell, tenant_id, shape, keys) for cell in (source, target)]
+        total = (total[0].plus(found[0]), total[1].plus(found[1]))
+        if found[0] != found[1] and len(differences) < NAMED_ROWS_MAX:
+            differences += await _name_rows(source, target, tenant_id, shape, keys)
+        if keys.up_to is None:
+            return total, differences[:NAMED_ROWS_MAX]
+        await pace.rest()
 
 
 async def _trial_balance(cell: Cell, tenant_id: UUID) -> TrialBalance:
@@ -122,13 +163,21 @@ async def _trial_balance(cell: Cell, tenant_id: UUID) -> TrialBalance:
     return {currency: (debits, credits) for currency, debits, credits in await cursor.fetchall()}
 
 
-async def _name_rows(source: Cell, target: Cell, tenant_id: UUID, table: str) -> list[str]:
-    """Only of a table known to differ: its rows' digests are brought together here."""
-    query = sql.SQL("SELECT md5(t::text), left(t::text, 200) FROM {} t WHERE tenant_id = %s")
-    rows: list[dict[str, str]] = []
+NAMES: LiteralString = "SELECT md5(t::text), left(t::text, 200) FROM {} t WHERE {}"
+
+
+async def _name_rows(
+    source: Cell, target: Cell, tenant_id: UUID, shape: Shape, keys: KeyRange
+) -> list[str]:
+    """Of a range known to differ: the digests of its rows are brought together here."""
+    query = sql.SQL(NAMES).format(sql.Identifier(shape.table), within(tenant_id, shape, keys))
+    sides: list[dict[str, str]] = []
     for cell in (source, target):
-        cursor: Any = await cell.execute(query.format(sql.Identifier(table)), (tenant_id,))
-        rows.append(dict(await cursor.fetchall()))
-    lines = [f"{table}, only at the source: {rows[0][d]}" for d in rows[0].keys() - rows[1].keys()]
-    lines += [f"{table}, only at the target: {rows[1][d]}" for d in rows[1].keys() - rows[0].keys()]
-    return sorted(lines)[:NAMED_ROWS_MAX]
+        cursor: Any = await cell.execute(query)
+        sides.append(dict(await cursor.fetchall()))
+    ways = (("source", sides[0], sides[1]), ("target", sides[1], sides[0]))
+    return sorted(
+        f"{shape.table}, only at the {name}: {rows[digest]}"
+        for name, rows, others in ways
+        for digest in rows.keys() - others.keys()
+    )

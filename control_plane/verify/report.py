@@ -1,4 +1,4 @@
-"""What a verification found."""
+"""What a verification is asked for, and what it found."""
 
 from collections.abc import Callable
 
@@ -38,6 +38,24 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[Difference, ...]
     """Bounded; one that is there always makes `ok` false."""
     seconds: float
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose ledger to verify, and where."""
+
+    dsn: str
+    """Of the auditor, in the cell's database."""
+    tenant_id: str
+    tenant: str
+    cell: str
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A report, or the words why there is none: one of the three."""
+
+    report: VerificationReport | None = None
+    stopped: str | None = None
+    unavailable: str | None = None
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -1,27 +1,28 @@
-"""Verifications on request: finds the tenant's cell, runs each in a thread, few at once.
+"""Verifications on request: finds the tenant's cell, runs each in a process, few at once.
 
-A thread, because decoding a journal would hold up the routing table's long polls. It ends early
-when its caller has gone, and when the control plane stops.
+A process, because decoding a journal in this one would hold up the routing table's long polls, and
+moves that are in their pause. It ends early when its caller has gone, and when the control plane
+stops, or is not there any more.
 """
 
 import asyncio
-import time
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
+
+import msgspec
 
 from control_plane.catalog import Catalog
 from control_plane.errors import CellUnavailable, NotFound
 from control_plane.routing import CellName
 from control_plane.verify.errors import VerificationBusy, VerificationStopped
-from control_plane.verify.report import VerificationReport
-from control_plane.verify.verification import Verification
+from control_plane.verify.report import Job, Outcome, VerificationReport
 
 CONCURRENT_MAX: Final = 2
 """Each may sort gigabytes in its cell's database."""
 
 CALLER_ASKED_EVERY_S: Final = 1.0
 STOP_S_MAX: Final = 5.0
-STOP_AGAIN_S: Final = 0.1
 
 
 async def nobody_has_gone() -> bool:
@@ -49,37 +50,57 @@ class Verifications:
             raise CellUnavailable(f"the provider does not run {tenant.cell}")
         if self._running >= CONCURRENT_MAX:
             raise VerificationBusy(f"{self._running} verifications run already; try again later")
-        verification = Verification(
-            dsn, tenant_id=str(tenant.organization_id), tenant=slug, cell=tenant.cell
-        )
+        job = Job(dsn=dsn, tenant_id=str(tenant.organization_id), tenant=slug, cell=tenant.cell)
         self._running += 1
         try:
-            return await _run(verification, is_caller_gone)
+            return await _run(job, is_caller_gone)
         finally:
             self._running -= 1
 
 
-async def _run(
-    verification: Verification, is_caller_gone: Callable[[], Awaitable[bool]]
-) -> VerificationReport:
-    thread = asyncio.create_task(asyncio.to_thread(verification.run), name="verification")
+async def _run(job: Job, is_caller_gone: Callable[[], Awaitable[bool]]) -> VerificationReport:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "control_plane.verify",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        # It is stopped from here; a Ctrl-C in the terminal is not for it.
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    reading = asyncio.create_task(process.stdout.read(), name="verification")
     try:
-        while not (await asyncio.wait({thread}, timeout=CALLER_ASKED_EVERY_S))[0]:
+        process.stdin.write(msgspec.json.encode(job) + b"\n")
+        while not (await asyncio.wait({reading}, timeout=CALLER_ASKED_EVERY_S))[0]:
             if await is_caller_gone():
-                await _stop(verification, thread)
                 raise VerificationStopped("the caller has gone")
-        return thread.result()
-    except asyncio.CancelledError:
-        await _stop(verification, thread)
-        raise
+        return _report(job, reading.result())
+    finally:
+        await _end(process, process.stdin)
+        reading.cancel()
 
 
-async def _stop(verification: Verification, thread: "asyncio.Task[VerificationReport]") -> None:
-    """End a thread, which cannot be cancelled: it is told, and given the time to hear it."""
-    # Whatever it ends with, and whenever, nobody is there any more to hear of it.
-    thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    deadline = time.monotonic() + STOP_S_MAX
-    while not thread.done() and time.monotonic() < deadline:
-        # Again and again: a statement is cancelled only if it has begun.
-        await asyncio.to_thread(verification.stop)
-        await asyncio.wait({thread}, timeout=STOP_AGAIN_S)
+def _report(job: Job, answer: bytes) -> VerificationReport:
+    try:
+        outcome = msgspec.json.decode(answer, type=Outcome)
+    except msgspec.DecodeError as exc:
+        message = f"the verification of {job.tenant} ended without a result: see the log"
+        raise VerificationStopped(message) from exc
+    if outcome.stopped is not None:
+        raise VerificationStopped(outcome.stopped)
+    if outcome.report is None:
+        raise CellUnavailable(outcome.unavailable or "")
+    return outcome.report
+
+
+async def _end(process: asyncio.subprocess.Process, stdin: asyncio.StreamWriter) -> None:
+    """The end of its input tells it to stop; what does not hear that is killed."""
+    stdin.close()
+    try:
+        async with asyncio.timeout(STOP_S_MAX):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -19,12 +19,13 @@ from ledger_audit import assert_ledger_holds
 from cell.ledger import commands
 from cell.ledger.model import Status, TenantId
 from cell.tables import COMPARED_TABLES, TENANT_TABLES
-from control_plane.move import rows, tail
+from control_plane.move import rows, tail, verify
 from control_plane.move.cell_heads import Cell, change_head, connect, read_head
 from control_plane.move.heads import START, Change, Heading, HeadState, Position, Side
 from control_plane.move.reexecution import Differs, difference
 from control_plane.move.rows import Importing, ImportLost, Progress, copy_rows, delete_rows
 from control_plane.move.tail import Diverged, follow
+from control_plane.move.verify import compare_rows
 from control_plane.routing import Epoch
 
 pytestmark = pytest.mark.faults
@@ -40,6 +41,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "CHUNK_SEGMENTS", 5)
     monkeypatch.setattr(rows, "DELETED_ROWS", 4)
     monkeypatch.setattr(tail, "SEGMENTS_PER_STEP", 7)
+    monkeypatch.setattr(verify, "RANGE_ROWS", 2)
+    monkeypatch.setattr(verify, "RANGE_SEGMENTS", 2)
 
 
 @dataclass
@@ -199,6 +202,34 @@ async def test_a_damaged_row_shows_where_it_is_met(pair: Pair) -> None:
     )
     await pair.follow_to_the_end()
     await pair.assert_same()
+
+
+async def test_rows_of_every_table_are_compared(pair: Pair) -> None:
+    """The first, the last or one in between is missing on one side: it is named, nothing else."""
+    await copy_rows(pair.source, pair.target, pair.job)
+    tenant_id = pair.job.tenant_id
+    found = await compare_rows(pair.source, pair.target, tenant_id)
+    assert found.differences == []
+    assert found.digests[0] == found.digests[1]
+    contents = pair.contents(1, pair.tenant_id)
+    counts = {table: len(contents[table]) for table in COMPARED_TABLES}
+    assert {table: each.rows for table, each in found.digests[1].items()} == counts
+    async with await connect(pair.databases[1].superuser_dsn) as damaged:
+        await damaged.execute("SET session_replication_role = replica")
+        for table, count in counts.items():
+            for row in {0, count // 2, count - 1}:
+                await damaged.execute("BEGIN")
+                await damaged.execute(
+                    f"DELETE FROM {table} WHERE ctid = (SELECT ctid FROM {table}"  # type: ignore[arg-type]
+                    " WHERE tenant_id = %s ORDER BY ctid OFFSET %s LIMIT 1)",
+                    (tenant_id, row),
+                )
+                at_source = await compare_rows(pair.source, damaged, tenant_id)
+                at_target = await compare_rows(damaged, pair.source, tenant_id)
+                await damaged.rollback()
+                assert len(at_source.differences) == len(at_target.differences) == 1
+                assert at_source.differences[0].startswith(f"{table}, only at the source: (")
+                assert at_target.differences[0].startswith(f"{table}, only at the target: (")
 
 
 async def test_a_copy_goes_on_behind_its_last_chunk(pair: Pair) -> None:

@@ -537,6 +537,17 @@ def test_stop_ends_a_verification(written: Written) -> None:
         verification.run()
 
 
+def test_a_lock_is_not_waited_for_for_ever(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.verify.verification.LOCK_WAIT_MS_MAX", 50)
+    verification = Verification(written.auditor_dsn, tenant_id=TENANT, tenant="acme", cell="cell-a")
+    with psycopg.connect(written.superuser_dsn) as connection:
+        connection.execute("LOCK TABLE ledger_entries IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(CellUnavailable, match="lock timeout"):
+            verification.run()
+
+
 def test_a_database_that_is_away_is_an_error_not_a_difference(written: Written) -> None:
     dsn = written.auditor_dsn.replace("host=", "host=/nowhere")
     with pytest.raises(CellUnavailable, match="cell-a"):

@@ -2,12 +2,14 @@
 wait, so that it can be counted, stopped, given up and cancelled while it runs."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import psycopg
 import pytest
 
@@ -15,6 +17,7 @@ from control_plane.catalog import Catalog
 from control_plane.errors import CellUnavailable, NotFound
 from control_plane.routing import CellName, Epoch
 from control_plane.verify.errors import VerificationBusy, VerificationStopped
+from control_plane.verify.report import Job
 from control_plane.verify.service import CONCURRENT_MAX, Verifications
 
 TENANT = UUID("0190aaaa-0000-7000-8000-000000000001")
@@ -138,9 +141,52 @@ async def test_cancelling_ends_it_and_its_session(
     await until_sessions(cell_database, 0)
 
 
-async def test_a_lock_is_not_waited_for_for_ever(
+async def test_a_database_that_is_away(
+    catalog: Catalog, cell_database: Any, verifications: Verifications
+) -> None:
+    nowhere = cell_database.auditor_dsn.replace("host=", "host=/nowhere")
+    with pytest.raises(CellUnavailable, match="database of cell-a"):
+        await Verifications(catalog, {CELL: nowhere}).verify("acme", stays)
+
+
+async def test_one_that_is_killed_has_no_result(
     verifications: Verifications, cell_database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("control_plane.verify.verification.LOCK_WAIT_MS_MAX", 50)
-    with locked(cell_database), pytest.raises(CellUnavailable, match="lock timeout"):
-        await verifications.verify("acme", stays)
+    begin = asyncio.create_subprocess_exec
+    begun: list[asyncio.subprocess.Process] = []
+
+    async def beginning(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        begun.append(await begin(*arguments, **options))
+        return begun[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", beginning)
+    with locked(cell_database):
+        verifying = asyncio.create_task(verifications.verify("acme", stays))
+        await until_sessions(cell_database, 1)
+        begun[0].kill()
+        with pytest.raises(VerificationStopped, match="without a result"):
+            await verifying
+
+
+async def test_it_ends_with_whoever_asked_for_it(
+    verifications: Verifications, cell_database: Any
+) -> None:
+    """Killed as it may be, a control plane leaves none behind."""
+    job = Job(dsn=cell_database.auditor_dsn, tenant_id=str(TENANT), tenant="acme", cell=CELL)
+    script = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'control_plane.verify'],"
+        " stdin=subprocess.PIPE, start_new_session=True)\n"
+        "child.stdin.write(sys.stdin.buffer.readline()); child.stdin.flush()\n"
+        "time.sleep(60)\n"
+    )
+    with locked(cell_database):
+        asking = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, stdin=asyncio.subprocess.PIPE
+        )
+        assert asking.stdin is not None
+        asking.stdin.write(msgspec.json.encode(job) + b"\n")
+        await until_sessions(cell_database, 1)
+        asking.kill()
+        await asking.wait()
+        await until_sessions(cell_database, 0)
