@@ -162,7 +162,7 @@ class Cell:
 
     def look_at(self, tenant_id: TenantId | None) -> None:
         """A tenant's head has changed (None: perhaps any): forget it, and look what is due."""
-        self.sequencer.forget(tenant_id)
+        self.sequencer.memory.forget(tenant_id)
         self.directory.forget(tenant_id)
         self.deliverer.look_again()
         self.settlement_worker.wake()

@@ -158,16 +158,16 @@ class Call:
         """A live account of a live ledger, where memory holds both; else the database must say."""
         self.principal.require_readable()
         sequencer = self.parts.sequencer
-        found = sequencer.cached_account(self.tenant_id, id)
+        found = sequencer.memory.account(self.tenant_id, id)
         if found is None or found[0].discarded_at_us is not None:
             return None
-        ledger = sequencer.cached_ledger(self.tenant_id, found[0].ledger_id)
+        ledger = sequencer.memory.ledger(self.tenant_id, found[0].ledger_id)
         return found if ledger is not None and ledger.discarded_at_us is None else None
 
     def cached_transaction(self, id: str) -> TransactionWithEntries | None:
         """A transaction with its entries, where memory holds it; else the database must say."""
         self.principal.require_readable()
-        return self.parts.sequencer.cached_transaction(self.tenant_id, id)
+        return self.parts.sequencer.memory.transaction(self.tenant_id, id)
 
     async def fetch(
         self, statement: LiteralString, parameters: Sequence[object]

@@ -83,7 +83,7 @@ class CellMetrics(Collector):
             yield CounterMetricFamily(f"cloister_cell_{name}", text, value=count)
         gauges = {
             "queue_depth": ("Commands waiting", self._sequencer.queue_depth),
-            "cached_accounts": ("Accounts in memory", self._sequencer.cached_accounts),
+            "cached_accounts": ("Accounts in memory", len(self._sequencer.memory)),
             "writer_epoch": ("Epoch of the writer", status.writer_epoch),
             "connected": ("1 while the sequencer is connected", int(status.connected)),
             "batch_ms_p99": ("Write and commit of a batch, 99th percentile", status.batch_ms_p99),

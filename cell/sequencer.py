@@ -40,12 +40,12 @@ from cell.errors import (
 from cell.ids import IdSource
 from cell.key_expiry import KEY_LIFETIME_US, expire_keys
 from cell.ledger.commands import Command
-from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
+from cell.ledger.model import TenantId
+from cell.memory import Memory
 from cell.postgres import one_line
 from cell.prefetch import Prefetch
 from cell.sequencer_limits import SequencerLimits
 from cell.sequencer_status import SequencerStatus
-from cell.state import GenerationCache, LedgerCache, TransactionWithEntries
 from cell.store import (
     BatchFailed,
     BatchRefused,
@@ -72,8 +72,6 @@ RECONNECT_PAUSE_S: Final = 0.1
 DECIDED_PER_TURN: Final = 32
 """Commands decided before other tasks get the processor: about a millisecond."""
 
-RECENT_KEYS_MAX: Final = 100_000
-
 log = logging.getLogger("cell.sequencer")
 
 
@@ -97,6 +95,7 @@ class Sequencer:
         on_applied: OnApplied = lambda *_: None,
     ) -> None:
         self.status = SequencerStatus()
+        self.memory = Memory(limits.cache_accounts)
         self._store = store
         self._limits = limits
         self._on_applied = on_applied
@@ -108,11 +107,6 @@ class Sequencer:
             is_alone=lambda submission: submission.command.is_exclusive(),
         )
         self._ids = IdSource()
-        self._cache = LedgerCache(limits.cache_accounts)
-        self._heads: dict[TenantId, Head] = {}
-        self._recent_keys: GenerationCache[tuple[TenantId, str], KeyUse] = GenerationCache(
-            RECENT_KEYS_MAX
-        )
         self._claimed: set[tuple[TenantId, str]] = set()
         self._taken: list[Submission] = []
         self._written: list[Submission] = []
@@ -153,8 +147,7 @@ class Sequencer:
         digest = None
         if idempotency is not None:
             digest = idempotency.digest()
-            # Of an owned tenant only: elsewhere the record may be gone from this cell.
-            known = self._recent_keys.get((tenant_id, digest)) if self._owns(tenant_id) else None
+            known = self.memory.key_use(tenant_id, digest)
             if known is not None and self._now_us() - known.at_us < KEY_LIFETIME_US:
                 answer.set_result(Replayed(seq=known.seq))
                 return answer
@@ -174,50 +167,9 @@ class Sequencer:
             self._claimed.add((tenant_id, digest))
         return answer
 
-    def cached_account(
-        self, tenant_id: TenantId, account_id: str
-    ) -> tuple[LedgerAccount, AccountBalances] | None:
-        """The account as last committed, where memory holds it and this cell owns the tenant."""
-        return self._cache.account(tenant_id, account_id) if self._owns(tenant_id) else None
-
-    def note_missed(self, tenant_id: TenantId, account_id: str) -> None:
-        """The account is there, but `cached_account` had none: it is to be brought to memory."""
-        self._cache.missed.note(tenant_id, account_id)
-
-    def cached_ledger(self, tenant_id: TenantId, ledger_id: str) -> Ledger | None:
-        """The ledger as last committed; as `cached_account`."""
-        return self._cache.ledger(tenant_id, ledger_id) if self._owns(tenant_id) else None
-
-    def cached_transaction(
-        self, tenant_id: TenantId, transaction_id: str
-    ) -> TransactionWithEntries | None:
-        """The transaction with its live entries as last committed; as `cached_account`."""
-        return self._cache.transaction(tenant_id, transaction_id) if self._owns(tenant_id) else None
-
-    def forget(self, tenant_id: TenantId | None = None) -> None:
-        """The head of the tenant (None: of any) has changed, as somebody in the database says.
-
-        A batch on its way is not waited for: what it leaves in memory when it is settled is only
-        of tenants whose heads were not forgotten meanwhile.
-        """
-        if tenant_id is None:
-            for memory in (self._cache, self._heads, self._recent_keys):
-                memory.clear()
-        elif self._heads.pop(tenant_id, None) is not None:
-            self._cache.forget(tenant_id)
-
-    def _owns(self, tenant_id: TenantId) -> bool:
-        """As far as memory knows; only the guard knows for sure."""
-        head = self._heads.get(tenant_id)
-        return head is not None and head.state == "owned"
-
     @property
     def queue_depth(self) -> int:
         return len(self._queue)
-
-    @property
-    def cached_accounts(self) -> int:
-        return len(self._cache)
 
     async def open(self) -> None:
         """Become the writer of the database; any sequencer before is fenced from here on."""
@@ -366,7 +318,7 @@ class Sequencer:
         try:
             heads = await self._find_heads(submissions, below)
             before = below.working_set if below else None
-            prefetch = Prefetch(self._store.prefetcher, self._cache, before)
+            prefetch = Prefetch(self._store.prefetcher, self.memory.rows, before)
             commands = [(submission.tenant_id, submission.command) for submission in submissions]
             batch = Batch(await prefetch.fill(commands), heads, self._ids.draw)
             used = await self._find_keys(submissions) if looks_up_keys else {}
@@ -429,8 +381,7 @@ class Sequencer:
         heads: dict[TenantId, Head] = {}
         missing: list[TenantId] = []
         for tenant_id in {s.tenant_id for s in submissions}:
-            head = known.get(tenant_id) or self._heads.get(tenant_id)
-            # Only ownership is remembered: whether it has come (back) is asked again each time.
+            head = known.get(tenant_id) or self.memory.head(tenant_id)
             if head is not None and head.state == "owned":
                 heads[tenant_id] = head
             else:
@@ -438,7 +389,7 @@ class Sequencer:
         if missing:
             found = await self._store.heads(missing)
             heads |= found
-            self._heads |= {id: head for id, head in found.items() if head.state == "owned"}
+            self.memory.learn(found)
         return heads
 
     async def _find_keys(
@@ -502,9 +453,17 @@ class Sequencer:
         elif isinstance(error, BatchRefused):
             await self._halve(submissions, error, attempt)
         else:
-            if isinstance(error, HeadsChanged):
-                self.forget()
+            if isinstance(error, HeadsChanged) and batch is not None:
+                await self._look_at_heads(batch)
             await self._apply(submissions, attempt + 1, isinstance(error, KeysTaken))
+
+    async def _look_at_heads(self, batch: Batch) -> None:
+        """One of the batch's tenants is not owned here, or not as memory has it: find out which."""
+        try:
+            self.memory.forget_changed(batch.heads, await self._store.heads(list(batch.heads)))
+        except psycopg.Error:
+            # The next attempt meets that, too.
+            self.memory.forget()
 
     async def _halve(self, submissions: list[Submission], error: Exception, attempt: int) -> None:
         """Corner the command that the database refuses; the others succeed."""
@@ -534,7 +493,7 @@ class Sequencer:
             await asyncio.sleep(RECONNECT_PAUSE_S)
         self.status.connected = True
         self.status.writer_epoch = self._store.writer_epoch
-        self.forget()
+        self.memory.forget()
         return batch is not None and await self._is_committed(batch)
 
     async def _is_committed(self, batch: Batch) -> bool:
@@ -545,21 +504,11 @@ class Sequencer:
 
     def _settle(self, batch: Batch) -> None:
         """The batch is durable: remember it and answer everyone."""
-        # Of owned tenants whose heads have not changed since: others are written elsewhere by now,
-        # and what was read of them to no purpose would be taken for theirs when they come back.
-        remembered = {id: head for id, head in batch.heads.items() if id in self._heads}
-        self._cache.absorb(batch.working_set, remembered)
-        self._heads |= remembered
-        for use in batch.sealed.keys:
-            self._recent_keys.put((use.tenant_id, use.digest), use)
+        self.memory.absorb(batch)
         self.status.batches += 1
         for tenant_id, records in batch.records():
             self._on_applied(tenant_id, records)
         for submission, outcome in batch.outcomes:
-            if isinstance(outcome, Applied) and outcome.record.inserted:
-                main = outcome.record.inserted[0]
-                if isinstance(main, LedgerTransaction) and main.tenant_id in remembered:
-                    self._cache.absorb_created(main, outcome.record.inserted)
             self._answer(submission, outcome)
 
     def _answer(self, submission: Submission, outcome: Outcome) -> None:

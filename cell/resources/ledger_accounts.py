@@ -184,7 +184,7 @@ async def retrieve(call: Call) -> Answer:
         rows = await call.fetch(statement, (*parameters, call.tenant_id, id))
         found = _account(rows[0]) if rows else None
         if found is not None and as_of is None:
-            call.parts.sequencer.note_missed(call.tenant_id, id)
+            call.parts.sequencer.memory.note_missed(call.tenant_id, id)
     if found is None:
         # A caller's external id may have the form of a UUID, too.
         found = await _find_by_external_id(call, name, accounts, parameters)

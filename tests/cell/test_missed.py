@@ -21,17 +21,17 @@ async def test_the_next_batch_of_the_tenant_brings_what_was_missed(
         await writer.apply(tenant_id, transfer(bob, cash, 5))
     async with write(dsn) as writer:
         sequencer = writer.sequencer
-        assert sequencer.cached_account(tenant_id, bob) is None
-        sequencer.note_missed(tenant_id, bob)
+        assert sequencer.memory.account(tenant_id, bob) is None
+        sequencer.memory.note_missed(tenant_id, bob)
         await writer.apply(other, transfer(*theirs, 1))
-        assert sequencer.cached_account(tenant_id, bob) is None, "another tenant's guard"
+        assert sequencer.memory.account(tenant_id, bob) is None, "another tenant's guard"
         await writer.apply(tenant_id, transfer(cash, alice, 1))
-        found = sequencer.cached_account(tenant_id, bob)
+        found = sequencer.memory.account(tenant_id, bob)
         assert found is not None
         assert found[1].posted_debits == 5
-        assert sequencer.cached_ledger(tenant_id, found[0].ledger_id) is not None
+        assert sequencer.memory.ledger(tenant_id, found[0].ledger_id) is not None
         await writer.apply(tenant_id, transfer(bob, alice, 2))
-        found = sequencer.cached_account(tenant_id, bob)
+        found = sequencer.memory.account(tenant_id, bob)
         assert found is not None
         assert found[1].posted_debits == 7
 
@@ -44,9 +44,9 @@ async def test_what_is_not_there_or_another_tenants_does_no_harm(
         cash, alice = await writer.accounts(tenant_id, 2)
         (theirs,) = await writer.accounts(other, 1)
         for id in (theirs, "00000000-0000-4000-8000-000000000000"):
-            writer.sequencer.note_missed(tenant_id, id)
+            writer.sequencer.memory.note_missed(tenant_id, id)
             await writer.apply(tenant_id, transfer(cash, alice, 1))
-            assert writer.sequencer.cached_account(tenant_id, id) is None
+            assert writer.sequencer.memory.account(tenant_id, id) is None
 
 
 def test_what_is_kept_and_brought_is_bounded() -> None:

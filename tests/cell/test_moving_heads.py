@@ -49,7 +49,7 @@ async def watched(database: Any, writing: Writing) -> AsyncIterator[list[TenantI
 
     def on_change(tenant_id: TenantId | None) -> None:
         told.append(tenant_id)
-        writing.sequencer.forget(tenant_id)
+        writing.sequencer.memory.forget(tenant_id)
 
     unrestored = RestoreWatch(database.writer_dsn, None)
     running = asyncio.create_task(HeadWatch(database.writer_dsn, on_change, unrestored.open).run())
@@ -118,7 +118,7 @@ async def test_memory_of_a_tenant_ends_with_its_head(
             await writer.apply(each, transfer(*accounts[each]), key="one")
 
         def is_cached(of: TenantId) -> bool:
-            return writer.sequencer.cached_account(of, accounts[of][0]) is not None
+            return writer.sequencer.memory.account(of, accounts[of][0]) is not None
 
         assert is_cached(tenant_id)
         for before, after in ((OWNED, PINNED), (PINNED, FENCED), (FENCED, MOVED)):
@@ -164,8 +164,8 @@ async def test_a_batch_on_its_way_brings_no_memory_back(
             asyncio.create_task(writer.outcome(tenant_id, transfer(*accounts))) for _ in range(100)
         ]
         await until(lambda: writer.sequencer.status.batches > before + 3, "some are applied")
-        writer.sequencer.forget(tenant_id)
-        assert writer.sequencer.cached_account(tenant_id, accounts[0]) is None
+        writer.sequencer.memory.forget(tenant_id)
+        assert writer.sequencer.memory.account(tenant_id, accounts[0]) is None
         await asyncio.gather(*applying)
     found = "SELECT lock_version FROM ledger_account_balances WHERE tenant_id = %s"
     assert rows(cell_database.writer_dsn, found, tenant_id) == [(100,), (100,)]
@@ -180,10 +180,10 @@ async def test_a_watch_that_was_cut_off_forgets_everything(
     """
     async with watched(cell_database, writer) as told:
         accounts = await writer.accounts(tenant_id, 2)
-        assert writer.sequencer.cached_account(tenant_id, accounts[0]) is not None
+        assert writer.sequencer.memory.account(tenant_id, accounts[0]) is not None
         assert rows(cell_database.superuser_dsn, cut) == [(True,)]
         await until(lambda: len(told) >= 3, "it listens again")
-        assert writer.sequencer.cached_account(tenant_id, accounts[0]) is None
+        assert writer.sequencer.memory.account(tenant_id, accounts[0]) is None
         change(cell_database.mover_dsn, tenant_id, OWNED, PINNED)
         await until(lambda: told[-1] == tenant_id, "told")
 

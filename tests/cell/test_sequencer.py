@@ -502,7 +502,7 @@ async def test_memory_is_bounded_and_what_was_forgotten_is_read_again(
                 )
             )
             assert all(isinstance(outcome, Applied) for outcome in outcomes)
-            assert writer.sequencer.cached_accounts <= 40, round_number
+            assert len(writer.sequencer.memory) <= 40, round_number
     wanted = [(3, 3, 6)] * 400
     query = "SELECT posted_debits, posted_credits, lock_version FROM ledger_account_balances"
     assert rows(dsn, query) == wanted
@@ -515,11 +515,11 @@ async def test_balances_are_read_again_at_the_start(
     async with write(dsn) as writer:
         cash, alice = await writer.accounts(tenant_id, 2)
         await writer.apply(tenant_id, transfer(cash, alice, 5))
-        stale = writer.sequencer.cached_account(tenant_id, cash)
+        stale = writer.sequencer.memory.account(tenant_id, cash)
         assert stale is not None
         assert stale[1].posted_debits == 5
     async with write(dsn) as second:
-        assert second.sequencer.cached_account(tenant_id, cash) is None
+        assert second.sequencer.memory.account(tenant_id, cash) is None
         locked = commands.EntryDraft(
             ledger_account_id=cash,
             direction=DEBIT,
@@ -533,7 +533,7 @@ async def test_balances_are_read_again_at_the_start(
                 entries=(locked, draft(alice, CREDIT, 2)), status=POSTED
             ),
         )
-        fresh = second.sequencer.cached_account(tenant_id, cash)
+        fresh = second.sequencer.memory.account(tenant_id, cash)
         assert fresh is not None
         assert isinstance(fresh[1], AccountBalances)
         assert (fresh[1].posted_debits, fresh[1].lock_version) == (7, 2)
@@ -556,22 +556,22 @@ async def test_what_memory_answers_is_what_is_committed(
             writer.outcome(tenant_id, commands.UpdateLedgerTransaction(id=id, status=POSTED))
         )
         await until(lambda: held.waiting == 1, "a batch in flight")
-        before = writer.sequencer.cached_account(tenant_id, cash)
+        before = writer.sequencer.memory.account(tenant_id, cash)
         assert before is not None
         assert (before[1].pending_debits, before[1].posted_debits) == (5, 0)
-        transaction = writer.sequencer.cached_transaction(tenant_id, id)
+        transaction = writer.sequencer.memory.transaction(tenant_id, id)
         assert transaction == (created.inserted[0], created.inserted[1:])
         held.opened.set()
         await post
-        after = writer.sequencer.cached_account(tenant_id, cash)
+        after = writer.sequencer.memory.account(tenant_id, cash)
         assert after is not None
         assert (after[1].pending_debits, after[1].posted_debits) == (0, 5)
-        transaction = writer.sequencer.cached_transaction(tenant_id, id)
+        transaction = writer.sequencer.memory.transaction(tenant_id, id)
         assert transaction is not None
         assert [entry.status for entry in transaction[1]] == [POSTED, POSTED]
-        assert writer.sequencer.cached_account(other, cash) is None
-        assert writer.sequencer.cached_transaction(other, id) is None
-        assert writer.sequencer.cached_ledger(other, ledger) is None
+        assert writer.sequencer.memory.account(other, cash) is None
+        assert writer.sequencer.memory.transaction(other, id) is None
+        assert writer.sequencer.memory.ledger(other, ledger) is None
 
 
 async def test_a_store_that_was_never_opened_takes_nothing(cell_database: Any) -> None:

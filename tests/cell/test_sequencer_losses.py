@@ -83,7 +83,7 @@ async def test_memory_is_read_again_after_an_unknown_outcome(
     async with door_to(dsn) as door, write(door.dsn(dsn)) as writer:
         accounts = await writer.accounts(tenant_id, 4)
         await submit_some(writer, tenant_id, accounts[2:], "before", 1)
-        known = writer.sequencer.cached_account
+        known = writer.sequencer.memory.account
         assert known(tenant_id, accounts[2]) is not None
         door.gate = Once(Act.CUT, lambda message: message.confirms)
         await submit_some(writer, tenant_id, accounts[:2], "cut", 1)

@@ -51,12 +51,12 @@ async def test_large_transactions_are_not_kept(writer: Writing, tenant_id: Tenan
     """Nor is what was kept of one before it grew."""
     cash, alice = await writer.accounts(tenant_id, 2)
     small = (await writer.apply(tenant_id, transfer(cash, alice, 9, Status.PENDING))).inserted[0]
-    assert writer.sequencer.cached_transaction(tenant_id, small.id) is not None
+    assert writer.sequencer.memory.transaction(tenant_id, small.id) is not None
     half = CACHED_ENTRIES_MAX // 2
     for pairs, is_kept in ((half, True), (half + 1, False), (1, True)):
         entries: Any = (*[draft(cash, DEBIT)] * pairs, *[draft(alice, CREDIT)] * pairs)
         command = commands.UpdateLedgerTransaction(id=small.id, entries=entries)
         changed = (await writer.apply(tenant_id, command)).updated[0]
-        cached = writer.sequencer.cached_transaction(tenant_id, small.id)
+        cached = writer.sequencer.memory.transaction(tenant_id, small.id)
         assert (cached is not None) == is_kept
         assert cached is None or cached[0] == changed

@@ -48,7 +48,7 @@ def quarantine(platform: Platform) -> None:
         "UPDATE tenant_heads SET state = 'quarantined', move_id = NULL WHERE tenant_id = %s",
         platform.tenant_id,
     )
-    platform.writers[A].sequencer.forget(None)
+    platform.writers[A].sequencer.memory.forget(None)
 
 
 async def test_a_tenant_placed_there_is_served_again(

@@ -1,0 +1,97 @@
+"""What the sequencer remembers between batches, of the tenants that this cell owns.
+
+As far as memory knows: heads change in the database, by whoever moves a tenant, and only the guard
+of a batch knows for sure. A head that has changed makes all rows of its tenant void, and no others.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from cell.batch import Applied, Batch
+from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
+from cell.state import GenerationCache, LedgerCache, TransactionWithEntries
+from cell.store import Head, KeyUse
+
+RECENT_KEYS_MAX: Final = 100_000
+
+
+class Memory:
+    def __init__(self, accounts_max: int) -> None:
+        self.rows = LedgerCache(accounts_max)
+        self._heads: dict[TenantId, Head] = {}
+        self._recent_keys: GenerationCache[tuple[TenantId, str], KeyUse] = GenerationCache(
+            RECENT_KEYS_MAX
+        )
+
+    def __len__(self) -> int:
+        """Accounts."""
+        return len(self.rows)
+
+    def account(
+        self, tenant_id: TenantId, account_id: str
+    ) -> tuple[LedgerAccount, AccountBalances] | None:
+        """The account as last committed, where memory holds it and this cell owns the tenant."""
+        return self.rows.account(tenant_id, account_id) if self._owns(tenant_id) else None
+
+    def note_missed(self, tenant_id: TenantId, account_id: str) -> None:
+        """The account is there, but `account` had none: it is to be brought to memory."""
+        self.rows.missed.note(tenant_id, account_id)
+
+    def ledger(self, tenant_id: TenantId, ledger_id: str) -> Ledger | None:
+        """The ledger as last committed; as `account`."""
+        return self.rows.ledger(tenant_id, ledger_id) if self._owns(tenant_id) else None
+
+    def transaction(
+        self, tenant_id: TenantId, transaction_id: str
+    ) -> TransactionWithEntries | None:
+        """The transaction with its live entries as last committed; as `account`."""
+        return self.rows.transaction(tenant_id, transaction_id) if self._owns(tenant_id) else None
+
+    def key_use(self, tenant_id: TenantId, digest: str) -> KeyUse | None:
+        # Of an owned tenant only: elsewhere the record may be gone from this cell.
+        return self._recent_keys.get((tenant_id, digest)) if self._owns(tenant_id) else None
+
+    def head(self, tenant_id: TenantId) -> Head | None:
+        return self._heads.get(tenant_id)
+
+    def _owns(self, tenant_id: TenantId) -> bool:
+        head = self._heads.get(tenant_id)
+        return head is not None and head.state == "owned"
+
+    def learn(self, heads: Mapping[TenantId, Head]) -> None:
+        """Heads as read in the database. Only ownership is remembered: whether it has come (back)
+        is asked again each time."""
+        self._heads |= {id: head for id, head in heads.items() if head.state == "owned"}
+
+    def absorb(self, batch: Batch) -> None:
+        """Take over what a batch has committed, and what it had read."""
+        # Of owned tenants whose heads have not changed since: others are written elsewhere by now,
+        # and what was read of them to no purpose would be taken for theirs when they come back.
+        remembered = {id: head for id, head in batch.heads.items() if id in self._heads}
+        self.rows.absorb(batch.working_set, remembered)
+        self._heads |= remembered
+        for use in batch.sealed.keys:
+            self._recent_keys.put((use.tenant_id, use.digest), use)
+        for _, outcome in batch.outcomes:
+            if isinstance(outcome, Applied) and outcome.record.inserted:
+                main = outcome.record.inserted[0]
+                if isinstance(main, LedgerTransaction) and main.tenant_id in remembered:
+                    self.rows.absorb_created(main, outcome.record.inserted)
+
+    def forget(self, tenant_id: TenantId | None = None) -> None:
+        """The head of the tenant (None: of any) has changed, as somebody in the database says.
+
+        A batch on its way is not waited for: what it leaves in memory when it is settled is only
+        of tenants whose heads were not forgotten meanwhile.
+        """
+        if tenant_id is None:
+            for memory in (self.rows, self._heads, self._recent_keys):
+                memory.clear()
+        elif self._heads.pop(tenant_id, None) is not None:
+            self.rows.forget(tenant_id)
+
+    def forget_changed(self, tenants: Iterable[TenantId], found: Mapping[TenantId, Head]) -> None:
+        """Forget those of the tenants whose heads, as found in the database, are others."""
+        for tenant_id in tenants:
+            if self._heads.get(tenant_id) != found.get(tenant_id):
+                self.forget(tenant_id)
