@@ -62,9 +62,8 @@ FENCE_PAUSE_S = 0.5
 """After a fence that did not come through."""
 VERIFIED_S_MAX = 30.0
 """A fence follows within that time of a full comparison, or there is another one first."""
-CLOSE_SEQUENCES = 500
-"""A step of following that brought no more: the gate may open. Under load there is never nothing
-left to follow."""
+CLOSE_SEQUENCES = 32
+"""So few left to follow are nothing."""
 SHADOW_VERIFIED_S_MAX = 60.0
 """While the window for a rollback is open, all rows are compared so often."""
 NOTE_S = 0.5
@@ -292,7 +291,7 @@ async def _fill(hands: Hands, view: View) -> View | None:
         began_s = time.monotonic()
         followed = await _follow(hands, view)
         step_s = time.monotonic() - began_s
-        if not _is_close(view, followed):
+        if not await _is_close(hands, view, followed):
             return followed
         if not _is_verified(hands):
             await hands.reach("before compare")
@@ -316,9 +315,21 @@ async def _is_copied(hands: Hands, target: Head) -> bool:
     return progress is not None and progress.table == DONE
 
 
-def _is_close(before: View, after: View) -> bool:
+async def _is_close(hands: Hands, before: View, after: View) -> bool:
+    """Is next to nothing left, or, under load, as little as there can be?
+
+    What is written during a step is left for the next one, which is shorter in turn, until two are
+    alike. A step has bounds of its own, so that how much it brought says nothing by itself.
+    """
     assert before.target is not None and after.target is not None
-    return after.target.position.seq - before.target.position.seq <= CLOSE_SEQUENCES
+    source = await read_head(hands.source, hands.move.tenant_id)
+    if source is None:
+        return False
+    brought = after.target.position.seq - before.target.position.seq
+    left = source.position.seq - after.target.position.seq
+    if left > CLOSE_SEQUENCES and time.monotonic() - hands.noted_at_s > NOTE_S:
+        await hands.note("follow", sequences_behind=left)
+    return left <= CLOSE_SEQUENCES or left <= brought <= 2 * left
 
 
 async def _open_gate(hands: Hands, view: View, step_s: float) -> View | None:
@@ -369,10 +380,6 @@ async def _follow(hands: Hands, view: View) -> View:
     )
     if position == view.target.position:
         return view
-    if hands.fenced_at_s is None and time.monotonic() - hands.noted_at_s > NOTE_S:
-        source = await read_head(hands.source, hands.move.tenant_id)
-        if source is not None:
-            await hands.note("follow", sequences_behind=source.position.seq - position.seq)
     target = replace(view.target, position=position, term=hands.term)
     return replace(view, target=target)
 

@@ -154,6 +154,7 @@ FENCE = Change(
     expected=Heading(HeadState.OWNED, Epoch(1), MOVE.move_id),
     wanted=Heading(HeadState.FENCED, Epoch(2), MOVE.move_id),
 )
+UNPINNED = Heading(HeadState.OWNED, Epoch(1), None)
 PINNED = Head(heading=Heading(HeadState.OWNED, Epoch(1), MOVE.move_id), position=START)
 
 
@@ -193,6 +194,10 @@ async def test_whoever_listens_is_told_of_a_change_and_of_nothing_else(
     ) as listener:
         await listener.execute("LISTEN cloister_heads")
         assert await change_head(cell, uuid4(), FENCE, 1) is None
+        # Pinned or not, it is owned at the same epoch.
+        for before, after in ((PINNED.heading, UNPINNED), (UNPINNED, PINNED.heading)):
+            pin = Change(name="pin", side=Side.SOURCE, expected=before, wanted=after)
+            assert await change_head(cell, tenant_id, pin, 1) is not None
         assert await change_head(cell, tenant_id, FENCE, 1) is not None
         assert await change_head(cell, tenant_id, FENCE, 1) is None
         await cell.execute("SELECT pg_notify('cloister_heads', 'end')")

@@ -22,8 +22,8 @@ from moving import A, B, Platform, open_platform
 from cell.batch import Applied
 from control_plane.catalog import Catalog
 from control_plane.errors import MoveDecided, MoveInProgress, PlacementRefused, WindowClosed
-from control_plane.move import obstacles, register, steps
-from control_plane.move.cell_heads import Cell, connect
+from control_plane.move import obstacles, register, steps, tail
+from control_plane.move.cell_heads import Cell, connect, read_head
 from control_plane.move.heads import HeadState
 from control_plane.move.movers import Movers
 from control_plane.move.plan import Decision, Move
@@ -249,6 +249,36 @@ async def test_rows_that_differ_stop_the_move(
     record = await platform.run(await platform.plan(A, B, 2, 3))
     assert record.decision is Decision.COMMIT
     await platform.assert_rests_at(B, 3)
+
+
+async def test_nothing_is_fenced_while_much_is_left_to_follow(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little a step may bring: what was written during a long comparison comes first."""
+    monkeypatch.setattr(tail, "SEGMENTS_PER_STEP", 1)
+    compare_rows = steps.compare_rows
+
+    async def compare_slowly(*arguments: Any) -> Any:
+        found = await compare_rows(*arguments)
+        for _ in range(2 * steps.CLOSE_SEQUENCES):
+            await platform.writers[A].apply(platform.tenant_id, transfer(*platform.accounts))
+        return found
+
+    monkeypatch.setattr(steps, "compare_rows", compare_slowly)
+    move = await platform.plan(A, B, 1, 2)
+    hands = await platform.hands(move)
+    left: list[int] = []
+
+    async def reach(point: str) -> None:
+        if point == "before fence":
+            heads = [await read_head(c, move.tenant_id) for c in (hands.source, hands.target)]
+            left.append(heads[0].position.seq - heads[1].position.seq)  # type: ignore[union-attr]
+
+    hands.reach = reach
+    await run_move(hands)
+    assert len(left) == 1
+    assert 0 <= left[0] <= steps.CLOSE_SEQUENCES
+    await platform.assert_rests_at(B, 2)
 
 
 async def test_databases_of_another_shape_are_not_copied_between(platform: Platform) -> None:
