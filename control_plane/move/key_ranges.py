@@ -48,16 +48,23 @@ class KeyRange(NamedTuple):
     up_to: Key | None
 
 
+NTH_KEY: LiteralString = """
+SELECT {} FROM (SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET {} LIMIT 1) k
+"""
+
+
 async def next_range(
     cell: Cell, tenant_id: UUID, shape: Shape, after: Key | None, rows: int
 ) -> KeyRange:
     """The next `rows` rows behind the key; to the end, where what is left is less than that."""
     if not shape.key:
         return KeyRange(None, None)
-    query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET {} LIMIT 1").format(
+    # Ordered in a query of its own: the name of a column means its text where that is selected.
+    query = sql.SQL(NTH_KEY).format(
         sql.SQL(", ").join(
             sql.SQL("{}::text").format(sql.Identifier(name)) for name, _ in shape.key
         ),
+        _key(shape),
         sql.Identifier(shape.table),
         within(tenant_id, shape, KeyRange(after, None)),
         _key(shape),

@@ -15,6 +15,7 @@ import pytest
 from cell_writing import Writing, execute, own_tenant, transfer, write
 from every_table import fill_tenant
 from ledger_audit import assert_ledger_holds
+from psycopg import sql
 
 from cell.ledger import commands
 from cell.ledger.model import Status, TenantId
@@ -22,6 +23,7 @@ from cell.tables import COMPARED_TABLES, TENANT_TABLES
 from control_plane.move import rows, tail, verify
 from control_plane.move.cell_heads import Cell, change_head, connect, read_head
 from control_plane.move.heads import START, Change, Heading, HeadState, Position, Side
+from control_plane.move.key_ranges import KeyRange, next_range, read_shape, within
 from control_plane.move.reexecution import Differs, difference
 from control_plane.move.rows import Importing, ImportLost, Progress, copy_rows, delete_rows
 from control_plane.move.tail import Diverged, follow
@@ -202,6 +204,25 @@ async def test_a_damaged_row_shows_where_it_is_met(pair: Pair) -> None:
     )
     await pair.follow_to_the_end()
     await pair.assert_same()
+
+
+async def test_ranges_are_of_the_rows_asked_for_in_the_order_of_the_key(pair: Pair) -> None:
+    """Numbers as numbers: a journal of more than ten segments shows the difference."""
+    tenant_id = pair.job.tenant_id
+    for _ in range(30):
+        await pair.writer.apply(pair.tenant_id, transfer(*pair.accounts[:2]))
+    for table in COMPARED_TABLES:
+        shape = await read_shape(pair.source, table)
+        count = len(pair.contents(0, pair.tenant_id)[table])
+        sizes: list[int] = []
+        keys = KeyRange(None, None)
+        while not sizes or keys.up_to is not None:
+            keys = await next_range(pair.source, tenant_id, shape, keys.up_to, 3)
+            condition = within(tenant_id, shape, keys)
+            query = sql.SQL("SELECT count(*) FROM {} WHERE {}")
+            cursor = await pair.source.execute(query.format(sql.Identifier(table), condition))
+            sizes += (await cursor.fetchone()) or ()
+        assert sizes == [3] * (count // 3) + [count % 3], table
 
 
 async def test_rows_of_every_table_are_compared(pair: Pair) -> None:
