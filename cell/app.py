@@ -25,6 +25,7 @@ from cell.event_views import render_webhook
 from cell.head_watch import HeadWatch
 from cell.ledger.model import TenantId
 from cell.metrics import CellMetrics, RequestMetrics
+from cell.newcomers import Newcomers
 from cell.operator_api import OperatorApi
 from cell.projector import Projector
 from cell.provision import Provision
@@ -86,6 +87,7 @@ class Cell:
             _limits(settings),
             on_applied=self.projector.feed,
         )
+        self.newcomers = Newcomers(self.reader, self.sequencer.memory)
         self.sender = WebhookSender(_webhook_policy(settings), render_webhook)
         self.deliverer = Deliverer(settings.writer_dsn, self.reader, self.sequencer, self.sender)
         self.settlement_worker = SettlementWorker(settings.writer_dsn, self.sequencer)
@@ -167,6 +169,7 @@ class Cell:
         self.deliverer.look_again()
         self.settlement_worker.wake()
         if tenant_id is not None:
+            self.newcomers.look_at(tenant_id)
             self.projector.look_at(tenant_id)
             self.queue.wake(tenant_id)
 
@@ -247,6 +250,7 @@ async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Even
     followers = [
         asyncio.create_task(cell.head_watch.run(), name="watch heads"),
         asyncio.create_task(cell.restore_watch.run(), name="watch for restores"),
+        asyncio.create_task(cell.newcomers.run(), name="newcomers"),
         asyncio.create_task(cell.projector.run(), name="projector"),
         asyncio.create_task(cell.deliverer.run(), name="webhooks"),
         asyncio.create_task(cell.settlement_worker.run(), name="settlement worker"),

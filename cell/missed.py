@@ -1,12 +1,12 @@
-"""Accounts that reads did not find in memory: the next batch of their tenant brings them there.
+"""Accounts that reads did not find in memory: the next batches of their tenant bring them there.
 
 Only a batch may: it reads under its tenant's guard, and knows what the batch in flight changes.
-What a read has seen may be older than a batch that was committed meanwhile. A tenant that has just
-moved here is read from memory again after a few batches; one that nobody writes to is read from
-the database, which then has the time.
+What a read has seen may be older than a batch that was committed meanwhile. A tenant that nobody
+writes to is read from the database, which then has the time.
 """
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from cell.ledger.model import TenantId
@@ -14,9 +14,9 @@ from cell.ledger.needs import Ids
 
 TENANTS_MAX: Final = 256
 """Beyond, the one that has waited longest is forgotten."""
-ACCOUNTS_MAX: Final = 1_024
+ACCOUNTS_MAX: Final = 4_096
 """Of one tenant; beyond, they are missed again."""
-BROUGHT_MAX: Final = 64
+BROUGHT_MAX: Final = 256
 """By one batch, of one tenant: callers wait for it."""
 
 
@@ -41,7 +41,7 @@ class Missed:
         for tenant_id in tenants if self._accounts else ():
             missed = self._accounts.get(tenant_id)
             if missed is not None:
-                for account_id in list(missed)[:BROUGHT_MAX]:
+                for account_id in list(islice(missed, BROUGHT_MAX)):
                     del missed[account_id]
                     taken.add((tenant_id, account_id))
                 if not missed:

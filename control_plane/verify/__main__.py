@@ -18,7 +18,7 @@ from control_plane.verify.errors import VerificationStopped
 from control_plane.verify.report import Job, Outcome
 from control_plane.verify.verification import Verification
 
-NICENESS: Final = 10
+NICENESS: Final = 19
 STOP_AGAIN_S: Final = 0.1
 
 

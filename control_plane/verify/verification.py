@@ -103,6 +103,8 @@ class Verification:
         connection.execute("SELECT set_config('lock_timeout', %s, false)", (str(LOCK_WAIT_MS_MAX),))
         connection.execute("SET work_mem = '64MB'")
         connection.execute("SET jit = off")
+        # One processor is enough: the others serve tenants meanwhile.
+        connection.execute("SET max_parallel_workers_per_gather = 0")
         # Without statistics yet, a fresh table looks tiny, and a nested loop over it takes hours.
         connection.execute("SET enable_nestloop = off")
         create_image_tables(connection)

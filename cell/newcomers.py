@@ -1,0 +1,60 @@
+"""Brings the latest accounts of a tenant that has just come to memory, before reads miss them.
+
+A tenant that moves here comes with all its traffic at once. What it wrote to last it will most
+likely read and write next; its next batches bring those accounts as if reads had missed them.
+"""
+
+import asyncio
+from typing import Final, LiteralString
+
+from cell.errors import Unavailable
+from cell.ledger.model import TenantId
+from cell.memory import Memory
+from cell.reads import Reader
+
+WAITING_MAX: Final = 256
+"""Tenants; of one more, reads miss what they miss."""
+ENTRIES_MAX: Final = 10_000
+"""The last so many are looked at: some milliseconds of a database."""
+
+_LATEST: Final[LiteralString] = """
+SELECT DISTINCT ledger_account_id::text FROM (
+    SELECT ledger_account_id FROM ledger_entries WHERE tenant_id = %s
+        AND EXISTS (SELECT FROM tenant_heads WHERE tenant_id = %s AND state = 'owned')
+    ORDER BY id DESC LIMIT %s
+) latest
+"""
+
+
+class Newcomers:
+    def __init__(self, reader: Reader, memory: Memory) -> None:
+        self._reader = reader
+        self._memory = memory
+        self._waiting: dict[TenantId, None] = {}
+        self._work = asyncio.Event()
+
+    def look_at(self, tenant_id: TenantId) -> None:
+        """The tenant's head has changed: it may be here now."""
+        if len(self._waiting) < WAITING_MAX:
+            self._waiting[tenant_id] = None
+            self._work.set()
+
+    async def run(self) -> None:
+        """Look until cancelled, one tenant after another."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._waiting:
+                tenant_id = next(iter(self._waiting))
+                del self._waiting[tenant_id]
+                await self._look(tenant_id)
+
+    async def _look(self, tenant_id: TenantId) -> None:
+        try:
+            parameters = (tenant_id, tenant_id, ENTRIES_MAX)
+            found = await self._reader.fetch(tenant_id, _LATEST, parameters)
+        except Unavailable:
+            # Reads find the same, and bring what they need.
+            return
+        for (account_id,) in found:
+            self._memory.note_missed(tenant_id, account_id)
