@@ -58,6 +58,8 @@ STOP_S_MAX: Final = 15.0
 RETRY_PAUSE_S: Final = 0.25
 """Between two looks at a Postgres that is not ready yet."""
 
+HEADS_SETTLE_S: Final = 0.5
+"""After a change of heads, before those look who work through all tenants."""
 BACKLOG: Final = 1024
 CONNECTIONS_MAX: Final = 2048
 """Connections open, and requests in flight, on one listener; more are answered 503."""
@@ -73,6 +75,7 @@ class Cell:
         self.name = settings.name
         self.operator_token = settings.operator_token
         self._waits_for: str | None = "starting"
+        self._looking: asyncio.TimerHandle | None = None
         self.reader = Reader(
             settings.reader_dsn, pool_min=settings.pool_min, pool_max=settings.pool_max
         )
@@ -166,18 +169,27 @@ class Cell:
         """A tenant's head has changed (None: perhaps any): forget it, and look what is due."""
         self.sequencer.memory.forget(tenant_id)
         self.directory.forget(tenant_id)
-        self.deliverer.look_again()
-        self.settlement_worker.wake()
+        if self._looking is None:
+            # Both connect anew: not within the pause of whoever moves.
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(HEADS_SETTLE_S, self._look_for_work)
         if tenant_id is not None:
             self.newcomers.look_at(tenant_id)
             self.projector.look_at(tenant_id)
             self.queue.wake(tenant_id)
+
+    def _look_for_work(self) -> None:
+        self._looking = None
+        self.deliverer.look_again()
+        self.settlement_worker.wake()
 
     def stop(self) -> None:
         """Say that no new requests should come."""
         self._waits_for = "stopping"
 
     async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         await self.sender.close()
         await self.reader.close()
         await self.provision.close()

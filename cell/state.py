@@ -5,7 +5,7 @@ the guard broken or a commit's outcome unknown clears it. A batch's working set 
 whatever its commands may ask for was put there beforehand, an unknown object as None.
 """
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -26,6 +26,7 @@ from cell.missed import Missed
 AnyRow = TypeVar("AnyRow", bound=Row)
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+Kept = TypeVar("Kept")
 
 
 class GenerationCache(Generic[Key, Value]):
@@ -56,12 +57,6 @@ class GenerationCache(Generic[Key, Value]):
     def drop(self, key: Key) -> None:
         self._young.pop(key, None)
         self._old.pop(key, None)
-
-    def drop_where(self, matches: Callable[[Value], bool]) -> None:
-        """Looks at every value: for rare occasions."""
-        for generation in (self._young, self._old):
-            for key in [key for key, value in generation.items() if matches(value)]:
-                del generation[key]
 
     def clear(self) -> None:
         self._young, self._old = {}, {}
@@ -273,30 +268,43 @@ class LedgerCache:
     """
 
     def __init__(self, accounts_max: int) -> None:
-        self._accounts: GenerationCache[str, tuple[LedgerAccount, AccountBalances]] = (
-            GenerationCache(accounts_max)
+        self._accounts: GenerationCache[
+            str, tuple[object, tuple[LedgerAccount, AccountBalances]]
+        ] = GenerationCache(accounts_max)
+        self._transactions: GenerationCache[str, tuple[object, TransactionWithEntries]] = (
+            GenerationCache(accounts_max // 2)
         )
-        self._transactions: GenerationCache[str, TransactionWithEntries] = GenerationCache(
-            accounts_max // 2
+        self._ledgers: GenerationCache[str, tuple[object, Ledger]] = GenerationCache(
+            max(64, accounts_max // 16)
         )
-        self._ledgers: GenerationCache[str, Ledger] = GenerationCache(max(64, accounts_max // 16))
+        self._stays: dict[TenantId, object] = {}
+        """Of each tenant, from its first row here until it is forgotten. Rows say of which stay
+        they are: those of an earlier one are no longer found, and in time no longer kept."""
         self.missed = Missed()
 
     def account(
         self, tenant_id: TenantId, account_id: str
     ) -> tuple[LedgerAccount, AccountBalances] | None:
-        found = self._accounts.get(account_id)
-        return found if found is not None and found[0].tenant_id == tenant_id else None
+        return self._of_stay(tenant_id, self._accounts.get(account_id))
 
     def ledger(self, tenant_id: TenantId, ledger_id: str) -> Ledger | None:
-        found = self._ledgers.get(ledger_id)
-        return found if found is not None and found.tenant_id == tenant_id else None
+        return self._of_stay(tenant_id, self._ledgers.get(ledger_id))
 
     def transaction(
         self, tenant_id: TenantId, transaction_id: str
     ) -> TransactionWithEntries | None:
-        found = self._transactions.get(transaction_id)
-        return found if found is not None and found[0].tenant_id == tenant_id else None
+        return self._of_stay(tenant_id, self._transactions.get(transaction_id))
+
+    def _of_stay(self, tenant_id: TenantId, found: tuple[object, Kept] | None) -> Kept | None:
+        if found is None or found[0] is not self._stays.get(tenant_id):
+            return None
+        return found[1]
+
+    def _stay(self, tenant_id: TenantId) -> object:
+        stay = self._stays.get(tenant_id)
+        if stay is None:
+            stay = self._stays[tenant_id] = object()
+        return stay
 
     def absorb_created(self, transaction: LedgerTransaction, rows: Sequence[Row]) -> None:
         """Take over a transaction that a batch has created: its entries are among the rows."""
@@ -314,22 +322,22 @@ class LedgerCache:
                 self._keep_transaction(transaction, entries)
         for account_id, account in working_set.accounts.items():
             if account is not None and account.tenant_id in tenants:
-                self._accounts.put(account_id, (account, working_set.balances[account_id]))
+                kept = (account, working_set.balances[account_id])
+                self._accounts.put(account_id, (self._stay(account.tenant_id), kept))
         for ledger_id, ledger in working_set.ledgers.items():
             if ledger is not None and ledger.tenant_id in tenants:
-                self._ledgers.put(ledger_id, ledger)
+                self._ledgers.put(ledger_id, (self._stay(ledger.tenant_id), ledger))
 
     def forget(self, tenant_id: TenantId) -> None:
-        """Drop all rows of the tenant: another cell may have changed them."""
-        self._accounts.drop_where(lambda kept: kept[0].tenant_id == tenant_id)
-        self._transactions.drop_where(lambda kept: kept[0].tenant_id == tenant_id)
-        self._ledgers.drop_where(lambda kept: kept.tenant_id == tenant_id)
+        """All rows of the tenant: another cell may have changed them. Takes no longer for more."""
+        self._stays.pop(tenant_id, None)
 
     def _keep_transaction(
         self, transaction: LedgerTransaction, entries: tuple[LedgerEntry, ...]
     ) -> None:
         if len(entries) <= CACHED_ENTRIES_MAX:
-            self._transactions.put(transaction.id, (transaction, entries))
+            stay = self._stay(transaction.tenant_id)
+            self._transactions.put(transaction.id, (stay, (transaction, entries)))
         else:
             # What was kept of it before, with fewer entries, is not so any more.
             self._transactions.drop(transaction.id)
@@ -338,6 +346,7 @@ class LedgerCache:
         self._accounts.clear()
         self._transactions.clear()
         self._ledgers.clear()
+        self._stays.clear()
 
     def __len__(self) -> int:
         return len(self._accounts)
