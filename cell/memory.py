@@ -19,6 +19,7 @@ class Memory:
     def __init__(self, accounts_max: int) -> None:
         self.rows = LedgerCache(accounts_max)
         self._heads: dict[TenantId, Head] = {}
+        """Of tenants that are owned, or fenced: those are read, and not written."""
         self._recent_keys: GenerationCache[tuple[TenantId, str], KeyUse] = GenerationCache(
             RECENT_KEYS_MAX
         )
@@ -30,8 +31,8 @@ class Memory:
     def account(
         self, tenant_id: TenantId, account_id: str
     ) -> tuple[LedgerAccount, AccountBalances] | None:
-        """The account as last committed, where memory holds it and this cell owns the tenant."""
-        return self.rows.account(tenant_id, account_id) if self._owns(tenant_id) else None
+        """The account as last committed, where memory holds it and this cell has the tenant."""
+        return self.rows.account(tenant_id, account_id) if tenant_id in self._heads else None
 
     def note_missed(self, tenant_id: TenantId, account_id: str) -> None:
         """The account is there, but `account` had none: it is to be brought to memory."""
@@ -39,20 +40,23 @@ class Memory:
 
     def ledger(self, tenant_id: TenantId, ledger_id: str) -> Ledger | None:
         """The ledger as last committed; as `account`."""
-        return self.rows.ledger(tenant_id, ledger_id) if self._owns(tenant_id) else None
+        return self.rows.ledger(tenant_id, ledger_id) if tenant_id in self._heads else None
 
     def transaction(
         self, tenant_id: TenantId, transaction_id: str
     ) -> TransactionWithEntries | None:
         """The transaction with its live entries as last committed; as `account`."""
-        return self.rows.transaction(tenant_id, transaction_id) if self._owns(tenant_id) else None
+        return (
+            self.rows.transaction(tenant_id, transaction_id) if tenant_id in self._heads else None
+        )
 
     def key_use(self, tenant_id: TenantId, digest: str) -> KeyUse | None:
         # Of an owned tenant only: elsewhere the record may be gone from this cell.
         return self._recent_keys.get((tenant_id, digest)) if self._owns(tenant_id) else None
 
     def head(self, tenant_id: TenantId) -> Head | None:
-        return self._heads.get(tenant_id)
+        """Of a tenant that is owned."""
+        return self._heads.get(tenant_id) if self._owns(tenant_id) else None
 
     def _owns(self, tenant_id: TenantId) -> bool:
         head = self._heads.get(tenant_id)
@@ -90,8 +94,20 @@ class Memory:
         elif self._heads.pop(tenant_id, None) is not None:
             self.rows.forget(tenant_id)
 
-    def forget_changed(self, tenants: Iterable[TenantId], found: Mapping[TenantId, Head]) -> None:
-        """Forget those of the tenants whose heads, as found in the database, are others."""
+    def compare(self, tenants: Iterable[TenantId], found: Mapping[TenantId, Head]) -> None:
+        """Forget those of the tenants whose heads, as found in the database, are others.
+
+        What is fenced where memory has it stays: it is as the last batch left it.
+        """
         for tenant_id in tenants:
-            if self._heads.get(tenant_id) != found.get(tenant_id):
+            known, head = self._heads.get(tenant_id), found.get(tenant_id)
+            if head is None or known is None or _position(head) != _position(known):
                 self.forget(tenant_id)
+            elif head.state == "fenced":
+                self._heads[tenant_id] = head
+            elif head != known:
+                self.forget(tenant_id)
+
+
+def _position(head: Head) -> tuple[int, bytes]:
+    return head.last_seq, head.last_hash

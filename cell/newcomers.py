@@ -20,7 +20,7 @@ ENTRIES_MAX: Final = 10_000
 _LATEST: Final[LiteralString] = """
 SELECT DISTINCT ledger_account_id::text FROM (
     SELECT ledger_account_id FROM ledger_entries WHERE tenant_id = %s
-        AND EXISTS (SELECT FROM tenant_heads WHERE tenant_id = %s AND state = 'owned')
+        AND EXISTS (SELECT FROM tenant_heads WHERE tenant_id = %s AND state IN ('ready', 'owned'))
     ORDER BY id DESC LIMIT %s
 ) latest
 """
@@ -34,7 +34,7 @@ class Newcomers:
         self._work = asyncio.Event()
 
     def look_at(self, tenant_id: TenantId) -> None:
-        """The tenant's head has changed: it may be here now."""
+        """The tenant's head has changed: it may be here now, or in a moment."""
         if len(self._waiting) < WAITING_MAX:
             self._waiting[tenant_id] = None
             self._work.set()

@@ -460,7 +460,7 @@ class Sequencer:
     async def _look_at_heads(self, batch: Batch) -> None:
         """One of the batch's tenants is not owned here, or not as memory has it: find out which."""
         try:
-            self.memory.forget_changed(batch.heads, await self._store.heads(list(batch.heads)))
+            self.memory.compare(batch.heads, await self._store.heads(list(batch.heads)))
         except psycopg.Error:
             # The next attempt meets that, too.
             self.memory.forget()

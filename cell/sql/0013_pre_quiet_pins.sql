@@ -1,6 +1,8 @@
--- A cell whose tenant is pinned by a move, or let go by one, goes on owning it at the same epoch: it is
--- not notified. It would forget the tenant's rows, and read every account from the database again while
--- the tenant's rows are copied there. All else is as before.
+-- A cell is notified only where what it remembers of the tenant may be wrong. A pin changes neither the
+-- owner nor the epoch; and what is fenced is as it was left, for nobody writes it: reads go on, and writes
+-- meet the guard. Told of them, the cell would forget the tenant's rows, and read each account from the
+-- database again just while the tenant's rows are copied there, or while its writes pause. All else is as
+-- before.
 CREATE OR REPLACE FUNCTION change_head(
     tenant uuid, term bigint,
     expected_state head_state, expected_epoch bigint, expected_move uuid,
@@ -30,7 +32,9 @@ BEGIN
             AND (expected_seq IS NULL OR h.last_seq = expected_seq AND h.last_hash = expected_hash)
         RETURNING h.*;
     END IF;
-    IF FOUND AND (new_state <> 'owned' OR expected_state <> 'owned' OR new_epoch <> expected_epoch) THEN
+    IF FOUND AND NOT (
+        new_state = 'fenced' OR (expected_state = 'owned' AND new_state = 'owned' AND new_epoch = expected_epoch)
+    ) THEN
         PERFORM pg_notify('cloister_heads', tenant::text);
     END IF;
 END $$;

@@ -184,25 +184,30 @@ async def test_a_fence_returns_the_position_of_the_batch_it_waited_for(
     assert fenced.heading == FENCE.wanted
 
 
-async def test_whoever_listens_is_told_of_a_change_and_of_nothing_else(
-    database: Any, cell: Any
-) -> None:
+async def test_whoever_listens_is_told_where_memory_may_be_wrong(database: Any, cell: Any) -> None:
+    """Not of a pin, nor of a fence, after which all is still as it was."""
     tenant_id = uuid4()
     await put(database, tenant_id, PINNED)
+    lost = Heading(HeadState.MOVED, Epoch(2), MOVE.move_id)
+    unheard = [
+        Change(name="unpin", side=Side.SOURCE, expected=PINNED.heading, wanted=UNPINNED),
+        Change(name="pin", side=Side.SOURCE, expected=UNPINNED, wanted=PINNED.heading),
+        FENCE,
+    ]
+    tombstone = Change(name="tombstone", side=Side.SOURCE, expected=FENCE.wanted, wanted=lost)
     async with await psycopg.AsyncConnection.connect(
         database.writer_dsn, autocommit=True
     ) as listener:
         await listener.execute("LISTEN cloister_heads")
         assert await change_head(cell, uuid4(), FENCE, 1) is None
-        # Pinned or not, it is owned at the same epoch.
-        for before, after in ((PINNED.heading, UNPINNED), (UNPINNED, PINNED.heading)):
-            pin = Change(name="pin", side=Side.SOURCE, expected=before, wanted=after)
-            assert await change_head(cell, tenant_id, pin, 1) is not None
-        assert await change_head(cell, tenant_id, FENCE, 1) is not None
-        assert await change_head(cell, tenant_id, FENCE, 1) is None
+        for change in unheard:
+            assert await change_head(cell, tenant_id, change, 1) is not None
+        await cell.execute("SELECT pg_notify('cloister_heads', 'now')")
+        assert await change_head(cell, tenant_id, tombstone, 1) is not None
+        assert await change_head(cell, tenant_id, tombstone, 1) is None
         await cell.execute("SELECT pg_notify('cloister_heads', 'end')")
-        heard = [n.payload async for n in listener.notifies(timeout=30, stop_after=2)]
-    assert heard == [str(tenant_id), "end"]
+        heard = [n.payload async for n in listener.notifies(timeout=30, stop_after=3)]
+    assert heard == ["now", str(tenant_id), "end"]
 
 
 GUARD = "SELECT guard_import(%s, %s, %s::head_state, %s, %s, %s, %s, %s, %s, 4)"
