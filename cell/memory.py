@@ -58,20 +58,30 @@ class Memory:
         """Of a tenant that is owned."""
         return self._heads.get(tenant_id) if self._owns(tenant_id) else None
 
-    def _owns(self, tenant_id: TenantId) -> bool:
+    def _owns(self, tenant_id: TenantId, epoch: int | None = None) -> bool:
         head = self._heads.get(tenant_id)
-        return head is not None and head.state == "owned"
+        return head is not None and head.state == "owned" and epoch in (None, head.epoch)
 
     def learn(self, heads: Mapping[TenantId, Head]) -> None:
-        """Heads as read in the database. Only ownership is remembered: whether it has come (back)
-        is asked again each time."""
-        self._heads |= {id: head for id, head in heads.items() if head.state == "owned"}
+        """Heads as read in the database. Only ownership is learnt: whether it has come (back) is
+        asked again each time."""
+        for tenant_id, head in heads.items():
+            if head.state == "owned":
+                known = self._heads.get(tenant_id)
+                if known is not None and known != head:
+                    # It was away, and another cell has written.
+                    self.forget(tenant_id)
+                self._heads[tenant_id] = head
 
     def absorb(self, batch: Batch) -> None:
         """Take over what a batch has committed, and what it had read."""
-        # Of owned tenants whose heads have not changed since: others are written elsewhere by now,
-        # and what was read of them to no purpose would be taken for theirs when they come back.
-        remembered = {id: head for id, head in batch.heads.items() if id in self._heads}
+        # Of tenants owned since before the batch: others are written elsewhere by now, or were
+        # then, and what was read of them to no purpose would be taken for theirs when they come.
+        remembered = {
+            id: head
+            for id, head in batch.heads.items()
+            if head.state == "owned" and self._owns(id, head.epoch)
+        }
         self.rows.absorb(batch.working_set, remembered)
         self._heads |= remembered
         for use in batch.sealed.keys:
