@@ -4,7 +4,7 @@ Open-loop load on the tenant that moves and on a neighbour on its first cell; be
 without one. The pause of writes is the longest gap between two acknowledged writes, less the one of
 the run without a move: the schedule and the machine have gaps of their own. That run is shorter,
 which can only make the pause look longer. The yardstick of copying pipes COPY to COPY of the same
-tables, whole, into the same database, and takes it back.
+tables, whole, into the same database, under the same load, and takes it back.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +42,12 @@ BESIDE_S: Final = 2.0
 QUIET_S: Final = 10.0
 """Of load without a move."""
 MOVE_S_MAX: Final = 1_800.0
+GROWN_MAX: Final = 1.5
+"""One that has become so many times as large is replaced by a new one: it is written to, too."""
 FILL_S: Final = 10.0
+FILL_S_MIN: Final = 0.2
+FILL_RATE: Final = 4_000
+"""Transactions a second, about."""
 FILL_CONNECTIONS: Final = 64
 MAX_PAUSE_MS: Final = 150
 
@@ -50,6 +56,8 @@ class MoveRun(msgspec.Struct, frozen=True, kw_only=True):
     """One move, and what the clients saw of it."""
 
     transactions: int
+    """The nominal number, by which runs are put together."""
+    transactions_before: int
     move_s: float
     failed: int
     refused: int
@@ -91,17 +99,18 @@ def run_moves(progress: Progress, effort: Effort) -> Report:
         neighbour = make_books(platform)
         for size, usual in moves.items():
             times = effort.rounds or usual
-            progress(f"a tenant of {size:,} transactions")
-            tenant = platform.create_tenant(f"moves-{size}")
-            books = make_books(platform, tenant)
-            fill(platform, books, size)
-            progress(f"{size:,} transactions: COPY to COPY")
-            piped[size] = asyncio.run(pipe(platform, tenant))
+            moving: Moving | None = None
             for number in range(times):
+                if moving is None or moving.transactions > GROWN_MAX * size:
+                    progress(f"a tenant of {size:,} transactions")
+                    moving = Moving.create(platform, f"moves-{size}-{number}", size)
+                if size not in piped:
+                    progress(f"{size:,} transactions: COPY to COPY")
+                    piped[size] = moving.pipe(neighbour)
                 progress(f"{size:,} transactions: move {number + 1} of {times}")
-                cell, both = CELLS[(number + 1) % 2], (books, neighbour)
-                runs.append(measure(platform, tenant, cell, both, size))
-            for slug in (tenant.tenant, platform.tenant.tenant):
+                runs.append(moving.measure(neighbour, size))
+            assert moving is not None
+            for slug in (moving.tenant.tenant, platform.tenant.tenant):
                 cloister(platform.environment, "verify", slug, "--json")
     return Report(
         name="move",
@@ -114,8 +123,72 @@ def run_moves(progress: Progress, effort: Effort) -> Report:
     )
 
 
-def fill(platform: Platform, books: Books, transactions: int) -> None:
-    """Write as many transactions through the router."""
+@dataclass(slots=True, kw_only=True)
+class Moving:
+    """A tenant that moves from one cell to the other and back, and grows by what is written."""
+
+    platform: Platform
+    tenant: Tenant
+    books: Books
+    cell: str
+    transactions: int
+
+    @classmethod
+    def create(cls, platform: Platform, slug: str, transactions: int) -> "Moving":
+        tenant = platform.create_tenant(slug)
+        books = make_books(platform, tenant)
+        written = fill(platform, books, transactions)
+        return cls(
+            platform=platform, tenant=tenant, books=books, cell=tenant.cell, transactions=written
+        )
+
+    def pipe(self, neighbour: Books) -> float:
+        """The yardstick, under the same load: bytes per second."""
+        with loading_both(self.platform, (self.books, neighbour), MOVE_S_MAX) as loads:
+            time.sleep(WARMUP_S + BESIDE_S)
+            rate = asyncio.run(pipe(self.platform, self.tenant))
+            for load in loads:
+                load.stop()
+            self.transactions += writes(loads[0].result()).answered
+        return rate
+
+    def measure(self, neighbour: Books, size: int) -> MoveRun:
+        """A run without a move, and one with it."""
+        both = (self.books, neighbour)
+        with loading_both(self.platform, both, QUIET_S) as loads:
+            quiet, quiet_beside = (load.result() for load in loads)
+        target = next(cell for cell in CELLS if cell != self.cell)
+        with loading_both(self.platform, both, MOVE_S_MAX) as loads:
+            time.sleep(WARMUP_S + BESIDE_S)
+            began_s = time.monotonic()
+            moved = move(self.platform, self.tenant, target)
+            move_s = time.monotonic() - began_s
+            time.sleep(BESIDE_S)
+            for load in loads:
+                load.stop()
+            during, beside = (load.result() for load in loads)
+        cloister(self.platform.environment, "moves", "finish", moved.move_id)
+        before = self.transactions
+        self.cell = target
+        self.transactions += writes(quiet).answered + writes(during).answered
+        return MoveRun(
+            transactions=size,
+            transactions_before=before,
+            move_s=round(move_s, 1),
+            failed=during.failures + beside.failures,
+            refused=during.refused + beside.refused,
+            gap_ms=writes(during).longest_gap_ms,
+            gap_without_ms=writes(quiet).longest_gap_ms,
+            mover_pause_ms=moved.pause_ms or 0.0,
+            neighbour_p99_ms=writes(beside).latency.p99_ms,
+            neighbour_p99_without_ms=writes(quiet_beside).latency.p99_ms,
+            copied_bytes=moved.bytes or 0,
+            copy_s=moved.copy_seconds or 0.0,
+        )
+
+
+def fill(platform: Platform, books: Books, transactions: int) -> int:
+    """Write about as many transactions through the router; how many it were."""
     written = 0
     while written < transactions:
         result = run_load(
@@ -123,43 +196,12 @@ def fill(platform: Platform, books: Books, transactions: int) -> None:
                 address=platform.router,
                 kinds=[write_kind(books, "fill", hot=False)],
                 connections=FILL_CONNECTIONS,
-                seconds=min(FILL_S, max(1.0, (transactions - written) / 1_000)),
+                seconds=min(FILL_S, max(FILL_S_MIN, (transactions - written) / FILL_RATE)),
                 warmup_s=0.0,
             )
         )
         written += result.kinds[0].statuses.get("201", 0)
-
-
-def measure(
-    platform: Platform, tenant: Tenant, cell: str, books: tuple[Books, Books], size: int
-) -> MoveRun:
-    """A run without a move, and one with it; `books` are its and its neighbour's."""
-    with loading_both(platform, books, QUIET_S) as loads:
-        quiet, quiet_beside = (load.result() for load in loads)
-    with loading_both(platform, books, MOVE_S_MAX) as loads:
-        time.sleep(WARMUP_S + BESIDE_S)
-        began_s = time.monotonic()
-        moved = move(platform, tenant, cell)
-        move_s = time.monotonic() - began_s
-        time.sleep(BESIDE_S)
-        for load in loads:
-            load.stop()
-        during, beside = (load.result() for load in loads)
-    cloister(platform.environment, "moves", "finish", moved.move_id)
-    both = (during, beside)
-    return MoveRun(
-        transactions=size,
-        move_s=round(move_s, 1),
-        failed=sum(result.failures for result in both),
-        refused=sum(result.refused for result in both),
-        gap_ms=writes(during).longest_gap_ms,
-        gap_without_ms=writes(quiet).longest_gap_ms,
-        mover_pause_ms=moved.pause_ms or 0.0,
-        neighbour_p99_ms=writes(beside).latency.p99_ms,
-        neighbour_p99_without_ms=writes(quiet_beside).latency.p99_ms,
-        copied_bytes=moved.bytes or 0,
-        copy_s=moved.copy_seconds or 0.0,
-    )
+    return written
 
 
 @contextmanager

@@ -65,7 +65,8 @@ VERIFIED_S_MAX = 30.0
 CLOSE_SEQUENCES = 32
 """So few left to follow are nothing."""
 SHADOW_VERIFIED_S_MAX = 60.0
-"""While the window for a rollback is open, all rows are compared so often."""
+"""While the window for a rollback is open, all rows are compared so often, the first time that long
+after the activation: they have just been compared."""
 NOTE_S = 0.5
 """How often the progress is written down while rows are copied."""
 SURPRISES_MAX = 10
@@ -525,6 +526,7 @@ async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
                 "serve again",
                 pause_ms=round(pause_s * 1000, 1),
                 expected_pause_ms=hands.expected_pause_ms,
+                **_shadow_compared([]),
             )
     return after
 
