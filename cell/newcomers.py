@@ -1,7 +1,8 @@
 """Brings the latest accounts of a tenant that has just come to memory, before reads miss them.
 
 A tenant that moves here comes with all its traffic at once. What it wrote to last it will most
-likely read and write next; its next batches bring those accounts as if reads had missed them.
+likely read and write next; its next batches bring those accounts as if reads had missed them. The
+first that is heard of it is that its rows are to come, which leaves the time to connect.
 """
 
 import asyncio
@@ -50,6 +51,7 @@ class Newcomers:
                 await self._look(tenant_id)
 
     async def _look(self, tenant_id: TenantId) -> None:
+        await self._reader.open_all()
         try:
             parameters = (tenant_id, tenant_id, ENTRIES_MAX)
             found = await self._reader.fetch(tenant_id, _LATEST, parameters)

@@ -67,6 +67,11 @@ class Reader:
     async def open(self) -> None:
         await self._pool.open()
 
+    async def open_all(self) -> None:
+        """Have all connections open before reads come that many at once: that takes longer than to
+        answer them."""
+        await self._pool.resize(self._pool.max_size, self._pool.max_size)
+
     async def close(self) -> None:
         await self._pool.close(CLOSE_S_MAX)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from cell_writing import Writing, execute, own_tenant, transfer, until
+from cell_writing import Writing, execute, own_tenant, rows, transfer, until
 
 import cell.reads
 from cell.errors import Unavailable
@@ -126,3 +126,20 @@ async def test_statement_that_takes_too_long(
     with pytest.raises(Unavailable):
         await reader.fetch(tenant_id, "SELECT pg_sleep(5)", ())
     assert await reader.fetch(tenant_id, LEDGERS, ()) == []
+
+
+async def test_all_connections_are_opened_before_they_are_needed(cell_database: Any) -> None:
+    counting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND usename = 'cloister_reader'"
+    )
+    reader = Reader(cell_database.reader_dsn, pool_min=1, pool_max=POOL_MAX)
+    await reader.open()
+    try:
+        for _ in range(2):
+            await reader.open_all()
+        await until(
+            lambda: rows(cell_database.superuser_dsn, counting) == [(POOL_MAX,)], "all are open"
+        )
+    finally:
+        await reader.close()
