@@ -29,6 +29,7 @@ from test_scenarios_events import *  # noqa: F403
 from test_settlement_scenarios import *  # noqa: F403
 from test_time_scenarios import *  # noqa: F403
 from test_transaction_scenarios import *  # noqa: F403
+from test_tutorial_scenarios import *  # noqa: F403
 
 CELLS = ("cell-a", "cell-b")
 NUMBERS = itertools.count(1)
