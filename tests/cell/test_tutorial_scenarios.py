@@ -95,6 +95,15 @@ def test_a_wallet_is_filled_passed_on_and_emptied(http: httpx.Client) -> None:
     }
 
 
+def purchase(books: dict[str, str], amount: int) -> list[dict[str, Any]]:
+    """Entries that the wallet must have the money for."""
+    wallet = {"ledger_account_id": books["wallet"], "available_balance_amount": {"gte": 0}}
+    return [
+        {"amount": amount, "direction": "debit", **wallet},
+        {"amount": amount, "direction": "credit", "ledger_account_id": books["issuer"]},
+    ]
+
+
 def test_a_card_purchase_is_authorised_then_posted_for_less(http: httpx.Client) -> None:
     books = open_books(http, "Cards", {"cash": "debit", "wallet": "credit", "issuer": "credit"})
     pay(http, books["cash"], books["wallet"], 10_000, status="posted")
@@ -103,36 +112,14 @@ def test_a_card_purchase_is_authorised_then_posted_for_less(http: httpx.Client) 
     assert balances(http, books["issuer"]) == (0, 4_000, 0)
     settled = http.patch(
         f"/api/ledger_transactions/{swipe['id']}",
-        json={
-            "status": "posted",
-            "ledger_entries": [
-                {
-                    "amount": 3_500,
-                    "direction": "debit",
-                    "ledger_account_id": books["wallet"],
-                    "available_balance_amount": {"gte": 0},
-                },
-                {"amount": 3_500, "direction": "credit", "ledger_account_id": books["issuer"]},
-            ],
-        },
+        json={"status": "posted", "ledger_entries": purchase(books, 3_500)},
     )
     assert settled.status_code == 200, settled.text
     assert settled.json()["status"] == "posted"
     assert balances(http, books["wallet"]) == (6_500,) * 3
     refused = http.post(
         "/api/ledger_transactions",
-        json={
-            "status": "pending",
-            "ledger_entries": [
-                {
-                    "amount": 6_501,
-                    "direction": "debit",
-                    "ledger_account_id": books["wallet"],
-                    "available_balance_amount": {"gte": 0},
-                },
-                {"amount": 6_501, "direction": "credit", "ledger_account_id": books["issuer"]},
-            ],
-        },
+        json={"status": "pending", "ledger_entries": purchase(books, 6_501)},
     )
     assert refused.status_code == 422, refused.text
     pay(http, books["issuer"], books["cash"], 3_500, status="posted")
