@@ -8,6 +8,7 @@ tables, whole, into the same database, under the same load, and takes it back.
 """
 
 import asyncio
+import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import msgspec
 from psycopg import AsyncConnection, sql
 
 from benchmarks.books import Books, make_books, read_kind, write_kind
+from benchmarks.errors import Wrong
 from benchmarks.http_load import KindResult, Load, LoadResult, RunningLoad, run_load
 from benchmarks.machine import examine_machine
 from benchmarks.percentiles import latency, median
@@ -27,6 +29,7 @@ from benchmarks.platform_process import Platform, Tenant, cloister, running_plat
 from benchmarks.report import Cell, Check, Progress, Report, Table, now_utc
 from benchmarks.rounds import Effort
 from cell.tables import TENANT_TABLES
+from control_plane.move.rows import BLOCK_BYTES
 
 CELLS: Final = ("cell-a", "cell-b")
 MOVES: Final = {1_000: 20, 100_000: 20, 1_000_000: 5}
@@ -147,9 +150,8 @@ class Moving:
         with loading_both(self.platform, (self.books, neighbour), MOVE_S_MAX) as loads:
             time.sleep(WARMUP_S + BESIDE_S)
             rate = asyncio.run(pipe(self.platform, self.tenant))
-            for load in loads:
-                load.stop()
-            self.transactions += writes(loads[0].result()).answered
+            stop(loads)
+            self.transactions += acknowledged(loads[0].result())
         return rate
 
     def measure(self, neighbour: Books, size: int) -> MoveRun:
@@ -157,6 +159,8 @@ class Moving:
         both = (self.books, neighbour)
         with loading_both(self.platform, both, QUIET_S) as loads:
             quiet, quiet_beside = (load.result() for load in loads)
+        self.transactions += acknowledged(quiet)
+        before = self.transactions
         target = next(cell for cell in CELLS if cell != self.cell)
         with loading_both(self.platform, both, MOVE_S_MAX) as loads:
             time.sleep(WARMUP_S + BESIDE_S)
@@ -164,13 +168,11 @@ class Moving:
             moved = move(self.platform, self.tenant, target)
             move_s = time.monotonic() - began_s
             time.sleep(BESIDE_S)
-            for load in loads:
-                load.stop()
+            stop(loads)
             during, beside = (load.result() for load in loads)
         cloister(self.platform.environment, "moves", "finish", moved.move_id)
-        before = self.transactions
         self.cell = target
-        self.transactions += writes(quiet).answered + writes(during).answered
+        self.transactions += acknowledged(during)
         return MoveRun(
             transactions=size,
             transactions_before=before,
@@ -185,6 +187,19 @@ class Moving:
             copied_bytes=moved.bytes or 0,
             copy_s=moved.copy_seconds or 0.0,
         )
+
+
+def stop(loads: Sequence[RunningLoad]) -> None:
+    """Raises Wrong where one has ended by itself: what came after it was without load."""
+    for load in loads:
+        if load.process.poll() is not None:
+            raise Wrong("the load ended before what was to be measured under it")
+        load.stop()
+
+
+def acknowledged(result: LoadResult) -> int:
+    """Writes, in the warm-up too."""
+    return writes(result).statuses.get("201", 0)
 
 
 def fill(platform: Platform, books: Books, transactions: int) -> int:
@@ -223,6 +238,7 @@ def loading_both(
                         seconds=seconds,
                         warmup_s=WARMUP_S,
                         rate=WRITES + READS,
+                        seed=random.getrandbits(32),
                     )
                 )
             )
@@ -263,9 +279,15 @@ async def pipe_table(
     async with source.cursor() as reading, target.cursor() as writing:
         statement = reads.format(sql.Identifier(table), sql.Literal(tenant_id))
         async with reading.copy(statement) as read, writing.copy(writes_to) as written:
-            async for block in read:
-                count += len(block)
-                await written.write(block)
+            # A row at a time arrives; the mover does not send them so, either.
+            block = bytearray()
+            async for row in read:
+                count += len(row)
+                block += row
+                if len(block) >= BLOCK_BYTES:
+                    await written.write(bytes(block))
+                    block.clear()
+            await written.write(bytes(block))
     return count
 
 
@@ -278,6 +300,7 @@ def table_of(runs: Sequence[MoveRun], piped: Mapping[int, float]) -> Table:
         rows.append(
             (
                 f"{size:,}",
+                f"{round(median(run.transactions_before for run in mine)):,}",
                 len(mine),
                 sum(run.failed for run in mine),
                 pauses.p50_ms,
@@ -294,6 +317,7 @@ def table_of(runs: Sequence[MoveRun], piped: Mapping[int, float]) -> Table:
         title=f"Moves under {WRITES} writes/s and {READS} reads/s, and as much on a neighbour",
         columns=(
             "transactions",
+            "when it moves",
             "moves",
             "failed requests",
             "pause p50 ms",
@@ -322,6 +346,8 @@ def copy_rate(runs: Sequence[MoveRun]) -> float:
 
 def checks_of(runs: Sequence[MoveRun], piped: Mapping[int, float]) -> list[Check]:
     pauses = latency(run.pause_ms / 1e3 for run in runs)
+    sizes = {run.transactions for run in runs}
+    beside = max(neighbour_ratio([run for run in runs if run.transactions == n]) for n in sizes)
     largest = max(piped)
     ratio = copy_rate([run for run in runs if run.transactions == largest]) / piped[largest]
     return [
@@ -334,8 +360,8 @@ def checks_of(runs: Sequence[MoveRun], piped: Mapping[int, float]) -> list[Check
         Check(what="pause of writes, p50 in ms", value=pauses.p50_ms, goal=60, at_most=True),
         Check(what="pause of writes, p99 in ms", value=pauses.p99_ms, goal=150, at_most=True),
         Check(
-            what="neighbour's p99 of writes relative to none moving",
-            value=round(neighbour_ratio(runs), 2),
+            what="neighbour's p99 of writes relative to none moving, the worst size",
+            value=round(beside, 2),
             goal=1.5,
             at_most=True,
         ),

@@ -12,6 +12,7 @@ another: a cell's own latencies change by more, from one second to the next, tha
 """
 
 import base64
+import random
 import shutil
 import tempfile
 import uuid
@@ -257,6 +258,7 @@ def measure(way: Way, kind: str, seconds: float) -> list[Run]:
             warmup_s=WARMUP_S,
         )
     )
+    require_success(result, f"{kind}, {way.path}")
     proxy_us = None
     if way.proxy is not None:
         # Over the warm-up too, on both sides of the division.
@@ -278,15 +280,19 @@ def measure_light(ways: Sequence[Way], kind: str, quick: bool) -> list[Run]:
                         seconds=SECONDS_QUICK if quick else LIGHT_SECONDS,
                         warmup_s=WARMUP_S,
                         rate=LIGHT_RATE,
+                        # By one schedule they would meet in the same batches of the cell.
+                        seed=random.getrandbits(32),
                     )
                 )
             )
             for way in ways
         ]
-        return [
-            run_of(way, kind, load.result(), is_light=True)
-            for way, load in zip(ways, loads, strict=True)
-        ]
+        results = [load.result() for load in loads]
+    for way, result in zip(ways, results, strict=True):
+        require_success(result, f"{kind}, {way.path}")
+    return [
+        run_of(way, kind, result, is_light=True) for way, result in zip(ways, results, strict=True)
+    ]
 
 
 def run_of(
@@ -297,7 +303,6 @@ def run_of(
     proxy_us: float | None = None,
     is_light: bool = False,
 ) -> Run:
-    require_success(result, f"{kind}, {way.path}")
     return Run(
         backend=way.backend.name,
         path=way.path,

@@ -6,12 +6,15 @@ first that is heard of it is that its rows are to come, which leaves the time to
 """
 
 import asyncio
+import logging
 from typing import Final, LiteralString
 
 from cell.errors import Unavailable
 from cell.ledger.model import TenantId
 from cell.memory import Memory
 from cell.reads import Reader
+
+log = logging.getLogger("cell.newcomers")
 
 WAITING_MAX: Final = 256
 """Tenants; of one more, reads miss what they miss."""
@@ -48,15 +51,18 @@ class Newcomers:
             while self._waiting:
                 tenant_id = next(iter(self._waiting))
                 del self._waiting[tenant_id]
-                await self._look(tenant_id)
+                try:
+                    await self._look(tenant_id)
+                except Exception:
+                    # Reads find the same, and bring what they need.
+                    log.exception("a newcomer is not looked at")
 
     async def _look(self, tenant_id: TenantId) -> None:
         await self._reader.open_all()
+        parameters = (tenant_id, tenant_id, ENTRIES_MAX)
         try:
-            parameters = (tenant_id, tenant_id, ENTRIES_MAX)
             found = await self._reader.fetch(tenant_id, _LATEST, parameters)
         except Unavailable:
-            # Reads find the same, and bring what they need.
             return
         for (account_id,) in found:
             self._memory.note_missed(tenant_id, account_id)

@@ -70,7 +70,11 @@ class Reader:
     async def open_all(self) -> None:
         """Have all connections open before reads come that many at once: that takes longer than to
         answer them."""
-        await self._pool.resize(self._pool.max_size, self._pool.max_size)
+        missing = self._pool.max_size - self._pool.get_stats()["pool_size"]
+        if missing > 0:
+            # The pool opens as many as its minimum grows by, however many there are.
+            smallest = min(self._pool.max_size, self._pool.min_size + missing)
+            await self._pool.resize(smallest, self._pool.max_size)
 
     async def close(self) -> None:
         await self._pool.close(CLOSE_S_MAX)

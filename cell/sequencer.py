@@ -319,7 +319,10 @@ class Sequencer:
             heads = await self._find_heads(submissions, below)
             before = below.working_set if below else None
             prefetch = Prefetch(self._store.prefetcher, self.memory.rows, before)
-            commands = [(submission.tenant_id, submission.command) for submission in submissions]
+            # Of owned tenants only: while others are imported their rows are half there, and the
+            # next batch, which may own them, takes what this one has read.
+            owned = {id for id, head in heads.items() if head.state == "owned"}
+            commands = [(s.tenant_id, s.command) for s in submissions if s.tenant_id in owned]
             batch = Batch(await prefetch.fill(commands), heads, self._ids.draw)
             used = await self._find_keys(submissions) if looks_up_keys else {}
             for count, submission in enumerate(submissions, 1):

@@ -11,6 +11,8 @@ WORK_S: Final = 0.005
 """So long at a time: about what a request takes."""
 REST: Final = 1.0
 """Times the work before it."""
+REST_S_MAX: Final = 1.0
+"""What took longer was waiting more than working."""
 
 
 class Pace:
@@ -23,5 +25,5 @@ class Pace:
         """To be called often, wherever the work may stand still."""
         worked_s = time.monotonic() - self._began_s
         if worked_s >= WORK_S:
-            await asyncio.sleep(REST * worked_s)
+            await asyncio.sleep(min(REST_S_MAX, REST * worked_s))
             self._began_s = time.monotonic()

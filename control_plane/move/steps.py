@@ -61,7 +61,8 @@ FENCE_LOCK_MS_MAX = 80
 FENCE_PAUSE_S = 0.5
 """After a fence that did not come through."""
 VERIFIED_S_MAX = 30.0
-"""A fence follows within that time of a full comparison, or there is another one first."""
+"""A fence follows within that time of a full comparison, or within twice the time that it took, or
+there is another one first: what was written meanwhile takes its time to be followed."""
 CLOSE_SEQUENCES = 32
 """So few left to follow are nothing."""
 SHADOW_VERIFIED_S_MAX = 60.0
@@ -112,7 +113,7 @@ class Hands:
     """Called with the name of each place where a mover may come to harm."""
     abort_reason: str | None = None
     """Why the move is to be aborted, while nothing is decided."""
-    verified_at_s: float | None = None
+    verified_until_s: float | None = None
     gate_is_open: bool = False
     is_pausing: bool = False
     """From just before the fence until writes are taken again."""
@@ -386,21 +387,22 @@ async def _follow(hands: Hands, view: View) -> View:
 
 
 def _is_verified(hands: Hands) -> bool:
-    at_s = hands.verified_at_s
-    return at_s is not None and time.monotonic() - at_s < VERIFIED_S_MAX
+    return hands.verified_until_s is not None and time.monotonic() < hands.verified_until_s
 
 
 async def _compare(hands: Hands, view: View) -> View:
     """Compare every row at one sequence; rows that differ abort the move."""
     assert view.target is not None
     await hands.note("compare")
+    began_s = time.monotonic()
     job = hands.job(view.target)
     position, found = await _compare_at_snapshot(
         hands.source, hands.target, job, view.target.position
     )
     if found.differences:
         hands.abort_reason = f"rows differ: {'; '.join(found.differences[:5])}"
-    hands.verified_at_s = time.monotonic()
+    took_s = time.monotonic() - began_s
+    hands.verified_until_s = time.monotonic() + max(VERIFIED_S_MAX, 2 * took_s)
     await hands.note("follow", **_compared(position, found))
     return replace(view, target=replace(view.target, position=position, term=hands.term))
 
@@ -450,7 +452,7 @@ async def _begin_again(hands: Hands, target: Head, reason: str) -> None:
     found = await read_head(hands.target, hands.move.tenant_id)
     if found is not None and found.heading == target.heading:
         await delete_rows(hands.target, hands.job(found), found.position)
-    hands.verified_at_s = None
+    hands.verified_until_s = None
     await hands.note("copy", diverged=reason)
 
 
@@ -522,12 +524,13 @@ async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
         # Only now: a router that knew earlier would send to a cell that does not know yet.
         await hands.on_owned()
         if pause_s is not None:
-            await hands.note(
-                "serve again",
-                pause_ms=round(pause_s * 1000, 1),
-                expected_pause_ms=hands.expected_pause_ms,
+            notes: dict[str, object] = {
+                "pause_ms": round(pause_s * 1000, 1),
+                "expected_pause_ms": hands.expected_pause_ms,
                 **_shadow_compared([]),
-            )
+            }
+            await hands.note("serve again", **notes)
+            after = replace(after, progress={**after.progress, **notes})
     return after
 
 

@@ -6,7 +6,9 @@ stops, or is not there any more.
 """
 
 import asyncio
+import contextlib
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -16,13 +18,14 @@ from control_plane.catalog import Catalog
 from control_plane.errors import CellUnavailable, NotFound
 from control_plane.routing import CellName
 from control_plane.verify.errors import VerificationBusy, VerificationStopped
-from control_plane.verify.report import Job, Outcome, VerificationReport
+from control_plane.verify.report import VERIFICATION_S_MAX, Job, Outcome, VerificationReport
 
 CONCURRENT_MAX: Final = 2
 """Each may sort gigabytes in its cell's database."""
 
 CALLER_ASKED_EVERY_S: Final = 1.0
-STOP_S_MAX: Final = 5.0
+STOP_S_MAX: Final = 7.0
+"""It gives up by itself before."""
 
 
 async def nobody_has_gone() -> bool:
@@ -71,11 +74,14 @@ async def _run(job: Job, is_caller_gone: Callable[[], Awaitable[bool]]) -> Verif
     assert process.stdin is not None
     assert process.stdout is not None
     reading = asyncio.create_task(process.stdout.read(), name="verification")
+    deadline_s = time.monotonic() + VERIFICATION_S_MAX + STOP_S_MAX
     try:
         process.stdin.write(msgspec.json.encode(job) + b"\n")
         while not (await asyncio.wait({reading}, timeout=CALLER_ASKED_EVERY_S))[0]:
             if await is_caller_gone():
                 raise VerificationStopped("the caller has gone")
+            if time.monotonic() > deadline_s:
+                raise VerificationStopped(f"the database of {job.cell} does not answer")
         return _report(job, reading.result())
     finally:
         await _end(process, process.stdin)
@@ -102,5 +108,6 @@ async def _end(process: asyncio.subprocess.Process, stdin: asyncio.StreamWriter)
         async with asyncio.timeout(STOP_S_MAX):
             await process.wait()
     except TimeoutError:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await process.wait()

@@ -21,6 +21,11 @@ DEADLINE_S = 120.0
 LOCK_TIMEOUT = "-c lock_timeout=10s"
 """A test that waits for itself, with the event loop in its own hands, must not do so for ever."""
 API_KEY = str(uuid.UUID(int=7))
+ALL_ROWS = (
+    "tenant_heads, journal, ledgers, ledger_accounts, ledger_account_balances,"
+    " ledger_transactions, ledger_entries, idempotency_keys"
+)
+"""Tables to empty after rows were changed behind the cell's back, as no audit would pass them."""
 DEBIT, CREDIT = Direction.DEBIT, Direction.CREDIT
 
 

@@ -15,7 +15,17 @@ import httpx
 import psycopg
 import pytest
 from cell_process import Access, CellProcess
-from cell_writing import Writing, all_of, execute, own_tenant, rows, transfer, until, write
+from cell_writing import (
+    ALL_ROWS,
+    Writing,
+    all_of,
+    execute,
+    own_tenant,
+    rows,
+    transfer,
+    until,
+    write,
+)
 
 from cell.batch import Applied
 from cell.head_watch import HeadWatch
@@ -149,10 +159,6 @@ async def test_memory_of_a_tenant_ends_with_its_head(
         record = await writer.apply(tenant_id, transfer(*accounts[tenant_id]))
         assert [row.lock_version for row in record.updated] == [7, 7]
     execute(cell_database.superuser_dsn, f"TRUNCATE {ALL_ROWS}")
-
-
-ALL_ROWS = "tenant_heads, journal, ledgers, ledger_accounts, ledger_account_balances, \
-ledger_transactions, ledger_entries, idempotency_keys"
 
 
 async def test_a_batch_on_its_way_brings_no_memory_back(

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from cell_writing import (
+    ALL_ROWS,
     API_KEY,
     CREDIT,
     DEBIT,
@@ -176,6 +177,49 @@ async def test_each_start_has_a_higher_epoch(cell_database: Any) -> None:
 
 
 # --- tenants that are fenced, moved, not here ----------------------------------------------------
+
+
+async def test_rows_read_while_a_tenant_was_imported_are_no_rows_of_its_owner(
+    cell_database: Any, tenant_id: TenantId
+) -> None:
+    """The tenant arrives between two batches, the second decided on top of the first in flight."""
+    dsn = cell_database.writer_dsn
+    neighbour = own_tenant(dsn)
+    async with door_to(dsn) as door, write(door.dsn(dsn), batch_size=2) as writer:
+        accounts = {each: await writer.accounts(each, 2) for each in (tenant_id, neighbour)}
+        await writer.apply(tenant_id, transfer(*accounts[tenant_id]))
+        set_head(dsn, tenant_id, state="importing")
+        writer.sequencer.memory.forget(tenant_id)
+        door.gate = held = Held()
+        before = [
+            asyncio.create_task(writer.outcome(each, transfer(*accounts[each])))
+            for each in (neighbour, tenant_id)
+        ]
+        await until(lambda: held.waiting > 0, "the first batch is being written")
+        # What follows from the source, then the activation.
+        execute(
+            cell_database.superuser_dsn,
+            "UPDATE ledger_account_balances SET lock_version = lock_version + 5"
+            " WHERE tenant_id = %s",
+            tenant_id,
+        )
+        set_head(dsn, tenant_id, state="owned", epoch=2)
+        after = [
+            asyncio.create_task(writer.outcome(tenant_id, transfer(*accounts[tenant_id])))
+            for _ in range(2)
+        ]
+        await until(lambda: writer.sequencer.queue_depth == 0, "the second is being decided")
+        held.opened.set()
+        applied, refused = await all_of(*before)
+        assert isinstance(applied, Applied)
+        assert isinstance(refused, NotApplied)
+        outcomes = await all_of(*after)
+        assert [isinstance(outcome, Applied) for outcome in outcomes] == [True, True]
+    versions = "SELECT lock_version FROM ledger_account_balances WHERE tenant_id = %s"
+    assert rows(dsn, versions, tenant_id) == [(8,), (8,)]
+    # Entries of the versions in between were never written.
+    execute(cell_database.superuser_dsn, f"TRUNCATE {ALL_ROWS}")
+
 
 STATES = [
     ("fenced", Verdict.FENCED),

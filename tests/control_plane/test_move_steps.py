@@ -254,6 +254,28 @@ async def test_rows_that_differ_stop_the_move(
     await platform.assert_rests_at(B, 3)
 
 
+async def test_rows_are_not_compared_again_right_after_the_pause(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare_rows = steps.compare_rows
+    compared = 0
+
+    async def counting(*arguments: Any) -> Any:
+        nonlocal compared
+        compared += 1
+        return await compare_rows(*arguments)
+
+    monkeypatch.setattr(steps, "compare_rows", counting)
+    move = await platform.plan(A, B, 1, 2, window_s=900)
+    for _ in range(2):
+        record = await platform.run(move)
+        assert record.progress["shadow_seq"] is not None
+    assert compared == 1
+    monkeypatch.setattr(steps, "SHADOW_VERIFIED_S_MAX", 0.0)
+    await platform.run(move)
+    assert compared == 2
+
+
 async def test_nothing_is_fenced_while_much_is_left_to_follow(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
