@@ -14,6 +14,7 @@ from cell_writing import (
     ALL_ROWS,
     API_KEY,
     CREDIT,
+    DEADLINE_S,
     DEBIT,
     Writing,
     all_of,
@@ -162,6 +163,38 @@ async def test_a_sequencer_that_lost_its_connection_and_its_place(
                     assert isinstance((await all_of(first.running))[0], WriterFenced)
                     await second.apply(tenant_id, transfer(*accounts))
     assert count(dsn, "ledger_transactions", tenant_id) == 2
+
+
+async def test_what_is_committed_is_known_though_its_tenant_has_moved_on(
+    cell_database: Any, tenant_id: TenantId
+) -> None:
+    """The confirmation is lost; before the writer is back, the old cell follows the new one."""
+    dsn = cell_database.writer_dsn
+    neighbour = own_tenant(dsn)
+    committed, cut = asyncio.Event(), asyncio.Event()
+
+    async def gate(message: Message) -> Act:
+        if message.confirms and not cut.is_set():
+            committed.set()
+            await cut.wait()
+            return Act.CUT
+        return Act.PASS
+
+    async with door_to(dsn) as door, write(door.dsn(dsn), batch_size=2) as writer:
+        accounts = {each: await writer.accounts(each, 2) for each in (tenant_id, neighbour)}
+        door.gate = gate
+        writing = [
+            asyncio.create_task(writer.outcome(each, transfer(*accounts[each])))
+            for each in accounts
+        ]
+        await asyncio.wait_for(committed.wait(), DEADLINE_S)
+        set_head(dsn, tenant_id, state="moved", epoch=2, last_seq=99, last_hash=bytes(32))
+        cut.set()
+        outcomes = await all_of(*writing)
+        assert [isinstance(outcome, Applied) for outcome in outcomes] == [True, True]
+        (refused,) = await all_of(writer.outcome(tenant_id, transfer(*accounts[tenant_id])))
+        assert isinstance(refused, NotApplied)
+    execute(cell_database.superuser_dsn, f"TRUNCATE {ALL_ROWS}")
 
 
 async def test_each_start_has_a_higher_epoch(cell_database: Any) -> None:
