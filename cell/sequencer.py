@@ -444,8 +444,10 @@ class Sequencer:
         self, submissions: list[Submission], batch: Batch | None, error: Exception, attempt: int
     ) -> None:
         """Go on after a write that failed; answers every submission."""
-        self.status.last_error = f"{type(error).__name__}: {error}".strip()
-        log.warning("batch failed", extra={"error": self.status.last_error, "attempt": attempt})
+        if not isinstance(error, HeadsChanged):
+            # Every move's fence is met like that, which is no failure.
+            self.status.last_error = f"{type(error).__name__}: {error}".strip()
+            log.warning("batch failed", extra={"error": self.status.last_error, "attempt": attempt})
         if isinstance(error, OutcomeLost) and await self._recover(batch):
             assert batch is not None
             self._settle(batch)
