@@ -296,6 +296,7 @@ async def test_a_tenant_that_is_not_owned_and_its_neighbours(
     # has touched since.
     held = [memory.account(each, accounts[each][2]) is not None for each in tenants]
     assert held == [True, state == "fenced", True]
+    assert writer.sequencer.status.last_error is None, "a move is no failure"
 
     set_head(dsn, tenants[1], state="owned", moved_to=None)
     outcomes = await one_each("second")
