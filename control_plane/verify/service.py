@@ -64,6 +64,7 @@ class Verifications:
 async def _run(job: Job, is_caller_gone: Callable[[], Awaitable[bool]]) -> VerificationReport:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",
         "-m",
         "control_plane.verify",
         stdin=asyncio.subprocess.PIPE,

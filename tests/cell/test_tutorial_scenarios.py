@@ -8,18 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
-from cell_process import DEADLINE_S, Access
+from cell_process import Access
 
 
 @pytest.fixture
 def http(access: Access) -> Iterator[httpx.Client]:
-    with httpx.Client(
-        base_url=access.base_url,
-        auth=(access.organization_id, access.api_key),
-        trust_env=False,
-        verify=False,
-        timeout=DEADLINE_S,
-    ) as client:
+    with access.http() as client:
         yield client
 
 
