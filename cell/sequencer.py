@@ -67,6 +67,9 @@ BATCH_ENTRIES_MAX: Final = 20_000
 Else one tenant's transactions of a thousand entries each would keep all others waiting.
 """
 
+HALF_MIN: Final = 16
+"""A batch may be so large in any case: two smaller ones cost more than they gain by overlapping."""
+
 SWEEP_INTERVAL_S: Final = 0.5
 RECONNECT_PAUSE_S: Final = 0.1
 DECIDED_PER_TURN: Final = 32
@@ -206,7 +209,7 @@ class Sequencer:
 
     async def _advance(self, before: _InFlight | None) -> _InFlight | None:
         """Take a batch, decide it on top of the one before, and start to write it."""
-        submissions = self._take()
+        submissions = self._take(before)
         if before is not None and submissions and submissions[0].command.is_exclusive():
             # It asks the database, which does not show a batch in flight.
             if await self._is_written(before):
@@ -287,8 +290,15 @@ class Sequencer:
             return False
         return not len(self._queue) or self._due_in_s() > 0.0
 
-    def _take(self) -> list[Submission]:
-        taken = self._queue.take(self._limits.batch_size, BATCH_ENTRIES_MAX)
+    def _take(self, before: _InFlight | None) -> list[Submission]:
+        """The next batch: at most half of what is under way, if that is some.
+
+        While one half is written the other is answered, and comes back. All at once, the database
+        would wait for the answers, and these for the database.
+        """
+        under_way = len(self._queue) + (len(before.submissions) if before is not None else 0)
+        commands_max = min(self._limits.batch_size, max(HALF_MIN, (under_way + 1) // 2))
+        taken = self._queue.take(commands_max, BATCH_ENTRIES_MAX)
         late = [submission for submission in taken if self._has_waited_too_long(submission)]
         self._refuse_late(late)
         self._taken = [submission for submission in taken if submission not in late]

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from aimed_commands import Aim
-from cell_writing import Writing, all_of, own_tenant, transfer, write
+from cell_writing import Writing, all_of, own_tenant, rows, transfer, write
 from msgspec.structs import replace
 from naive_ledger import NaiveLedger
 from postgres_proxy import Act, Message, door_to
@@ -248,3 +248,21 @@ async def test_external_ids_set_free_by_the_batch_in_flight(
         expected[6] = expected[11] = Unprocessable
         assert kinds == expected, outcomes
     assert overlaps[True] > 6, overlaps
+
+
+async def test_what_comes_at_once_is_written_in_halves(cell_database: Any) -> None:
+    """One half is written while the other is answered; what is few stays together."""
+    dsn = cell_database.writer_dsn
+    tenant_id = own_tenant(dsn)
+    async with write(dsn) as writer:
+        accounts = await writer.accounts(tenant_id, 2)
+        expected = [(1,), (2,)]
+        for count, batches in ((64, [32, 32]), (20, [16, 4]), (16, [16])):
+            await all_of(*(writer.outcome(tenant_id, transfer(*accounts)) for _ in range(count)))
+            expected += [(size,) for size in batches]
+    assert rows(cell_database.superuser_dsn, BATCH_SIZES, tenant_id) == expected
+
+
+BATCH_SIZES = """
+SELECT last_seq - first_seq + 1 FROM journal WHERE tenant_id = %s ORDER BY first_seq
+"""
