@@ -168,7 +168,10 @@ class Cell:
     def look_at(self, tenant_id: TenantId | None) -> None:
         """A tenant's head has changed (None: perhaps any): forget it, and look what is due."""
         self.sequencer.memory.forget(tenant_id)
-        self.directory.forget(tenant_id)
+        if tenant_id is None:
+            self.directory.forget(None)
+        else:
+            self.directory.look_at(tenant_id)
         if self._looking is None:
             # Both connect anew: not within the pause of whoever moves.
             loop = asyncio.get_running_loop()

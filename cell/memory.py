@@ -7,12 +7,15 @@ of a batch knows for sure. A head that has changed makes all rows of its tenant 
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from cell.arrival import Arrival
 from cell.batch import Applied, Batch
 from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, LedgerTransaction, TenantId
 from cell.state import GenerationCache, LedgerCache, TransactionWithEntries
 from cell.store import Head, KeyUse
 
 RECENT_KEYS_MAX: Final = 100_000
+ARRIVALS_MAX: Final = 8
+"""Tenants that come at once; of more, the one that was expected first is forgotten."""
 
 
 class Memory:
@@ -23,6 +26,9 @@ class Memory:
         self._recent_keys: GenerationCache[tuple[TenantId, str], KeyUse] = GenerationCache(
             RECENT_KEYS_MAX
         )
+        self._arrivals: dict[TenantId, Arrival] = {}
+        self.changes = 0
+        """Grows when a head that was read before, by whomever, may not be so any more."""
 
     def __len__(self) -> int:
         """Accounts."""
@@ -62,16 +68,35 @@ class Memory:
         head = self._heads.get(tenant_id)
         return head is not None and head.state == "owned" and epoch in (None, head.epoch)
 
-    def learn(self, heads: Mapping[TenantId, Head]) -> None:
-        """Heads as read in the database. Only ownership is learnt: whether it has come (back) is
-        asked again each time."""
+    def expect(self, tenant_id: TenantId, arrival: Arrival) -> None:
+        """Rows of a tenant that is coming: taken over if it comes just as they are."""
+        self._arrivals.pop(tenant_id, None)
+        if len(self._arrivals) >= ARRIVALS_MAX:
+            del self._arrivals[next(iter(self._arrivals))]
+        self._arrivals[tenant_id] = arrival
+
+    def arrival(self, tenant_id: TenantId) -> Arrival | None:
+        """What was expected of the tenant last."""
+        return self._arrivals.get(tenant_id)
+
+    def learn(self, heads: Mapping[TenantId, Head], changes: int) -> None:
+        """Heads as read in the database, when `changes` was so much before.
+
+        Only ownership is learnt: whether it has come (back) is asked again each time.
+        """
+        if changes != self.changes:
+            # What says so may have come sooner than what was read before it.
+            return
         for tenant_id, head in heads.items():
-            if head.state == "owned":
-                known = self._heads.get(tenant_id)
-                if known is not None and known != head:
-                    # It was away, and another cell has written.
-                    self.forget(tenant_id)
-                self._heads[tenant_id] = head
+            if head.state != "owned" or self._owns(tenant_id):
+                continue
+            known, arrival = self._heads.get(tenant_id), self._arrivals.get(tenant_id)
+            if known is not None and _position(known) != _position(head):
+                # It was away, and another cell has written.
+                self.rows.forget(tenant_id)
+            self._heads[tenant_id] = head
+            if arrival is not None and arrival.position == _position(head):
+                self.rows.adopt(tenant_id, arrival.accounts, arrival.ledgers)
 
     def absorb(self, batch: Batch) -> None:
         """Take over what a batch has committed, and what it had read."""
@@ -82,6 +107,9 @@ class Memory:
             for id, head in batch.heads.items()
             if head.state == "owned" and self._owns(id, head.epoch)
         }
+        if any(head.state == "owned" and id not in remembered for id, head in batch.heads.items()):
+            # Nobody may take for the present what was read before this batch.
+            self.changes += 1
         self.rows.absorb(batch.working_set, remembered)
         self._heads |= remembered
         for use in batch.sealed.keys:
@@ -98,8 +126,9 @@ class Memory:
         A batch on its way is not waited for: what it leaves in memory when it is settled is only
         of tenants whose heads were not forgotten meanwhile.
         """
+        self.changes += 1
         if tenant_id is None:
-            for memory in (self.rows, self._heads, self._recent_keys):
+            for memory in (self.rows, self._heads, self._recent_keys, self._arrivals):
                 memory.clear()
         elif self._heads.pop(tenant_id, None) is not None:
             self.rows.forget(tenant_id)

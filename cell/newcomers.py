@@ -1,18 +1,22 @@
-"""Brings the latest accounts of a tenant that has just come to memory, before reads miss them.
+"""Reads what a tenant that is coming will be asked for first, so that memory has it in time.
 
 A tenant that moves here comes with all its traffic at once. What it wrote to last it will most
-likely read and write next; its next batches bring those accounts as if reads had missed them. The
-first that is heard of it is that its rows are to come, which leaves the time to connect.
+likely read and write next. Its mover says when it is about to come, and each change of its head is
+heard of: the first time its latest accounts are read, then what the journal has gained since.
 """
 
 import asyncio
 import logging
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
 
+from cell.arrival import Arrival
 from cell.errors import Unavailable
-from cell.ledger.model import TenantId
+from cell.journal import SegmentBody, decode_body
+from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, TenantId
 from cell.memory import Memory
 from cell.reads import Reader
+from cell.rows import TABLE_OF, row_from
+from cell.store import HEAD_COLUMNS, Head, head_from
 
 log = logging.getLogger("cell.newcomers")
 
@@ -20,17 +24,16 @@ WAITING_MAX: Final = 256
 """Tenants; of one more, reads miss what they miss."""
 ENTRIES_MAX: Final = 10_000
 """The last so many are looked at: some milliseconds of a database."""
-
-_LATEST: Final[LiteralString] = """
-SELECT DISTINCT ledger_account_id::text FROM (
-    SELECT ledger_account_id FROM ledger_entries WHERE tenant_id = %s
-        AND EXISTS (SELECT FROM tenant_heads WHERE tenant_id = %s AND state IN ('ready', 'owned'))
-    ORDER BY id DESC LIMIT %s
-) latest
-"""
+ACCOUNTS_MAX: Final = 1_024
+SEGMENTS_MAX: Final = 64
+"""Of the journal; what is further behind is read anew."""
+ROWS_PER_TURN: Final = 32
+"""Made before other tasks get the processor: a fraction of a millisecond."""
 
 
 class Newcomers:
+    """`run` in a task of its own."""
+
     def __init__(self, reader: Reader, memory: Memory) -> None:
         self._reader = reader
         self._memory = memory
@@ -53,16 +56,103 @@ class Newcomers:
                 del self._waiting[tenant_id]
                 try:
                     await self._look(tenant_id)
+                except Unavailable:
+                    pass
                 except Exception:
                     # Reads find the same, and bring what they need.
                     log.exception("a newcomer is not looked at")
 
     async def _look(self, tenant_id: TenantId) -> None:
         await self._reader.open_all()
-        parameters = (tenant_id, tenant_id, ENTRIES_MAX)
-        try:
-            found = await self._reader.fetch(tenant_id, _LATEST, parameters)
-        except Unavailable:
+        # Before anything is read: whatever changes from here on makes a head that was found void.
+        changes = self._memory.changes
+        head, arrival = await self._follow(tenant_id)
+        if head is None:
             return
-        for (account_id,) in found:
-            self._memory.note_missed(tenant_id, account_id)
+        if arrival is None:
+            head, arrival = await self._load(tenant_id)
+        if arrival is not None:
+            self._memory.expect(tenant_id, arrival)
+        if head is not None and head.state == "owned":
+            self._memory.learn({tenant_id: head}, changes)
+
+    async def _follow(self, tenant_id: TenantId) -> tuple[Head | None, Arrival | None]:
+        """The head, of a tenant that is coming or here; and what is known of it, brought to it."""
+        known = self._memory.arrival(tenant_id)
+        if known is None:
+            found = await self._reader.fetch(tenant_id, _HEAD, (tenant_id,))
+            return (head_from(found[0]) if found else None), None
+        found = await self._reader.fetch(
+            tenant_id, _HEAD_AND_JOURNAL, (known.seq, tenant_id, SEGMENTS_MAX)
+        )
+        if not found:
+            return None, None
+        head = head_from(found[0][:-1])
+        segments: list[SegmentBody] = []
+        for *_, body in found:
+            if body is not None:
+                segments.append(decode_body(bytes(body)))
+                await asyncio.sleep(0)
+        return head, known.followed(segments, head.last_seq, head.last_hash)
+
+    async def _load(self, tenant_id: TenantId) -> tuple[Head | None, Arrival | None]:
+        """Its head and its latest accounts, as of one moment."""
+        parameters = (tenant_id, ENTRIES_MAX, ACCOUNTS_MAX, tenant_id)
+        found = await self._reader.fetch(tenant_id, _ARRIVAL, parameters)
+        if not found:
+            return None, None
+        accounts: dict[str, tuple[LedgerAccount, AccountBalances]] = {}
+        ledgers: dict[str, Ledger] = {}
+        for count, row in enumerate(found, 1):
+            account = row_from(LedgerAccount, row[_OF_ACCOUNT])
+            accounts[account.id] = (account, row_from(AccountBalances, row[_OF_BALANCES]))
+            if account.ledger_id not in ledgers:
+                ledgers[account.ledger_id] = row_from(Ledger, row[_OF_LEDGER])
+            if count % ROWS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        head = head_from(found[0][_OF_HEAD])
+        arrival = Arrival(
+            seq=head.last_seq, hash=head.last_hash, accounts=accounts, ledgers=ledgers
+        )
+        return head, arrival
+
+
+def _columns(alias: str, row_type: Any) -> str:
+    return ", ".join(f"{alias}.{column}" for column in TABLE_OF[row_type].columns)
+
+
+# Until its rows are copied, a head is at the beginning: what is there of them is no state at all.
+_IS_COMING: Final = "h.state IN ('importing', 'ready', 'owned') AND h.last_seq > 0"
+_HEAD: Final[LiteralString] = f"""
+SELECT {HEAD_COLUMNS} FROM tenant_heads h WHERE h.tenant_id = %s AND {_IS_COMING}
+"""
+_HEAD_AND_JOURNAL: Final[LiteralString] = f"""
+SELECT {HEAD_COLUMNS}, j.body
+FROM tenant_heads h LEFT JOIN journal j ON j.tenant_id = h.tenant_id AND j.first_seq > %s
+WHERE h.tenant_id = %s AND {_IS_COMING} ORDER BY j.first_seq LIMIT %s
+"""
+_ARRIVAL: Final = f"""
+WITH latest AS (
+    SELECT DISTINCT ledger_account_id AS id FROM (
+        SELECT ledger_account_id FROM ledger_entries WHERE tenant_id = %s ORDER BY id DESC LIMIT %s
+    ) e LIMIT %s
+)
+SELECT {HEAD_COLUMNS}, {_columns("a", LedgerAccount)}, {_columns("b", AccountBalances)},
+    {_columns("l", Ledger)}
+FROM tenant_heads h CROSS JOIN latest
+JOIN ledger_accounts a ON a.tenant_id = h.tenant_id AND a.id = latest.id
+JOIN ledger_account_balances b ON b.tenant_id = a.tenant_id AND b.ledger_account_id = a.id
+JOIN ledgers l ON l.tenant_id = a.tenant_id AND l.id = a.ledger_id
+WHERE h.tenant_id = %s AND {_IS_COMING}
+"""
+
+
+def _slices(*widths: int) -> list[slice]:
+    ends = [sum(widths[: place + 1]) for place in range(len(widths))]
+    return [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
+
+
+_OF_HEAD, _OF_ACCOUNT, _OF_BALANCES, _OF_LEDGER = _slices(
+    HEAD_COLUMNS.count(",") + 1,
+    *(len(TABLE_OF[each].columns) for each in (LedgerAccount, AccountBalances, Ledger)),
+)

@@ -400,9 +400,10 @@ class Sequencer:
             else:
                 missing.append(tenant_id)
         if missing:
+            changes = self.memory.changes
             found = await self._store.heads(missing)
             heads |= found
-            self.memory.learn(found)
+            self.memory.learn(found, changes)
         return heads
 
     async def _find_keys(

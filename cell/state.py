@@ -328,6 +328,19 @@ class LedgerCache:
             if ledger is not None and ledger.tenant_id in tenants:
                 self._ledgers.put(ledger_id, (self._stay(ledger.tenant_id), ledger))
 
+    def adopt(
+        self,
+        tenant_id: TenantId,
+        accounts: Mapping[str, tuple[LedgerAccount, AccountBalances]],
+        ledgers: Mapping[str, Ledger],
+    ) -> None:
+        """Take over rows of the tenant that are as last committed."""
+        stay = self._stay(tenant_id)
+        for account_id, kept in accounts.items():
+            self._accounts.put(account_id, (stay, kept))
+        for ledger_id, ledger in ledgers.items():
+            self._ledgers.put(ledger_id, (stay, ledger))
+
     def forget(self, tenant_id: TenantId) -> None:
         """All rows of the tenant: another cell may have changed them. Takes no longer for more."""
         self._stays.pop(tenant_id, None)

@@ -87,6 +87,20 @@ class Head:
     moved_to: str | None = None
 
 
+def head_from(row: Sequence[Any]) -> Head:
+    """From `HEAD_COLUMNS`."""
+    tenant_id, state, epoch, last_seq, last_hash, last_at_us, moved_to = row
+    return Head(
+        tenant_id=tenant_id,
+        state=state,
+        epoch=epoch,
+        last_seq=last_seq,
+        last_hash=bytes(last_hash),
+        last_at_us=last_at_us,
+        moved_to=moved_to,
+    )
+
+
 class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
     """An idempotency key with the sequence of its effect."""
 
@@ -160,10 +174,11 @@ _DELETE_KEYS: Final = """
 DELETE FROM idempotency_keys k USING unnest(%s::uuid[], %s::uuid[]) AS e (tenant_id, digest)
 WHERE k.tenant_id = e.tenant_id AND k.digest = e.digest
 """
-_HEADS: Final = """
-SELECT tenant_id, state, epoch, last_seq, last_hash, last_at_us, moved_to
-FROM tenant_heads WHERE tenant_id = ANY(%s::uuid[])
-"""
+HEAD_COLUMNS: Final = (
+    "h.tenant_id, h.state, h.epoch, h.last_seq, h.last_hash, h.last_at_us, h.moved_to"
+)
+"""What `head_from` reads, of `tenant_heads h`."""
+_HEADS: Final = f"SELECT {HEAD_COLUMNS} FROM tenant_heads h WHERE h.tenant_id = ANY(%s::uuid[])"
 _KEY_USES: Final = """
 SELECT k.tenant_id, k.digest, k.created_at_us, k.seq
 FROM unnest(%s::uuid[], %s::uuid[]) AS q (tenant_id, digest)
@@ -272,19 +287,7 @@ class Store:
 
     async def heads(self, tenant_ids: Sequence[TenantId]) -> dict[TenantId, Head]:
         cursor = await self.prefetcher.execute(_HEADS, (list(tenant_ids),), prepare=True)
-        found = await cursor.fetchall()
-        return {
-            row[0]: Head(
-                tenant_id=row[0],
-                state=row[1],
-                epoch=row[2],
-                last_seq=row[3],
-                last_hash=bytes(row[4]),
-                last_at_us=row[5],
-                moved_to=row[6],
-            )
-            for row in found
-        }
+        return {row[0]: head_from(row) for row in await cursor.fetchall()}
 
     async def is_committed(self, batch: BatchWrite) -> bool:
         """Is it in the journal? One database transaction: all or none.

@@ -19,6 +19,7 @@ from typing import Any
 
 from psycopg.errors import DiskFull, LockNotAvailable
 
+from cell.head_watch import CHANNEL
 from control_plane.errors import CatalogUnavailable
 from control_plane.move.cell_heads import Cell, change_head, read_head
 from control_plane.move.fail_points import NO_FAIL_POINTS
@@ -63,6 +64,10 @@ FENCE_PAUSE_S = 0.5
 VERIFIED_S_MAX = 30.0
 """A fence follows within that time of a full comparison, or within twice the time that it took, or
 there is another one first: what was written meanwhile takes its time to be followed."""
+ANNOUNCED_S = 0.1
+"""So long before the pause the target's cell hears that the tenant is about to come."""
+ANNOUNCED_S_MAX = 2.0
+"""After so long it is told again: what it has read is far behind by then."""
 CLOSE_SEQUENCES = 32
 """So few left to follow are nothing."""
 SHADOW_VERIFIED_S_MAX = 60.0
@@ -115,6 +120,7 @@ class Hands:
     """Why the move is to be aborted, while nothing is decided."""
     verified_until_s: float | None = None
     gate_is_open: bool = False
+    announced_until_s: float = 0.0
     is_pausing: bool = False
     """From just before the fence until writes are taken again."""
     expected_pause_ms: float | None = None
@@ -298,6 +304,8 @@ async def _fill(hands: Hands, view: View) -> View | None:
         if not _is_verified(hands):
             await hands.reach("before compare")
             return await _compare(hands, followed)
+        if time.monotonic() > hands.announced_until_s:
+            return await _announce(hands, followed)
         await hands.reach("before gate")
         return await _open_gate(hands, followed, step_s)
     except Differs as exc:
@@ -332,6 +340,14 @@ async def _is_close(hands: Hands, before: View, after: View) -> bool:
     if left > CLOSE_SEQUENCES and time.monotonic() - hands.noted_at_s > NOTE_S:
         await hands.note("follow", sequences_behind=left)
     return left <= CLOSE_SEQUENCES or left <= brought <= 2 * left
+
+
+async def _announce(hands: Hands, view: View) -> View:
+    """Give the target's cell the time to read what the tenant will be asked for first."""
+    await hands.target.execute("SELECT pg_notify(%s, %s)", (CHANNEL, str(hands.move.tenant_id)))
+    await asyncio.sleep(ANNOUNCED_S)
+    hands.announced_until_s = time.monotonic() + ANNOUNCED_S_MAX
+    return view
 
 
 async def _open_gate(hands: Hands, view: View, step_s: float) -> View | None:

@@ -3,13 +3,10 @@
 Method: sequencers on a real database, each new one with an empty memory.
 """
 
-import asyncio
 from typing import Any
 
-import pytest
-from cell_writing import execute, own_tenant, read, transfer, until, write
+from cell_writing import own_tenant, transfer, write
 
-from cell import newcomers
 from cell.ledger.model import TenantId
 from cell.missed import ACCOUNTS_MAX, BROUGHT_MAX, TENANTS_MAX, Missed
 
@@ -50,33 +47,6 @@ async def test_what_is_not_there_or_another_tenants_does_no_harm(
             writer.sequencer.memory.note_missed(tenant_id, id)
             await writer.apply(tenant_id, transfer(cash, alice, 1))
             assert writer.sequencer.memory.account(tenant_id, id) is None
-
-
-@pytest.mark.parametrize("state", ["owned", "ready", "moved"])
-async def test_a_tenant_that_has_just_come_brings_its_latest_accounts(
-    cell_database: Any, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch, state: str
-) -> None:
-    monkeypatch.setattr(newcomers, "ENTRIES_MAX", 4)
-    dsn, other = cell_database.writer_dsn, own_tenant(cell_database.writer_dsn)
-    async with write(dsn) as writer:
-        accounts = await writer.accounts(tenant_id, 8)
-        theirs = await writer.accounts(other, 2)
-        for debited, credited in zip(accounts[::2], accounts[1::2], strict=True):
-            await writer.apply(tenant_id, transfer(debited, credited, 5))
-        await writer.apply(other, transfer(*theirs, 1))
-    async with write(dsn) as writer, read(cell_database.reader_dsn) as reader:
-        execute(dsn, "UPDATE tenant_heads SET state = %s WHERE tenant_id = %s", state, tenant_id)
-        coming = newcomers.Newcomers(reader, writer.sequencer.memory)
-        running = asyncio.create_task(coming.run())
-        coming.look_at(tenant_id)
-        coming.look_at(other)
-        # One after another: what the second has brought comes after what the first would have.
-        await until(lambda: writer.sequencer.memory.rows.missed.take([other]) != set(), "looked")
-        taken = writer.sequencer.memory.rows.missed.take([tenant_id])
-        latest = {(tenant_id, account) for account in accounts[4:]}
-        assert taken == (set() if state == "moved" else latest)
-        running.cancel()
-        execute(dsn, "UPDATE tenant_heads SET state = 'owned' WHERE tenant_id = %s", tenant_id)
 
 
 def test_what_is_kept_and_brought_is_bounded() -> None:
