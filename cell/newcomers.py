@@ -24,9 +24,9 @@ WAITING_MAX: Final = 256
 """Tenants; of one more, reads miss what they miss."""
 ENTRIES_MAX: Final = 10_000
 """The last so many are looked at: some milliseconds of a database."""
-ACCOUNTS_MAX: Final = 1_024
-SEGMENTS_MAX: Final = 64
-"""Of the journal; what is further behind is read anew."""
+ACCOUNTS_MAX: Final = 4_096
+SEGMENTS_MAX: Final = 512
+"""Of the journal: a second of small batches. What is further behind is read anew."""
 ROWS_PER_TURN: Final = 32
 """Made before other tasks get the processor: a fraction of a millisecond."""
 

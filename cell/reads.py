@@ -34,6 +34,7 @@ READ_S_MAX: Final = 12.0
 STATEMENT_MS_MAX: Final = 10_000
 RECONNECT_S_MAX: Final = 5.0
 CLOSE_S_MAX: Final = 5.0
+ROWS_PER_TURN: Final = 256
 ATTEMPTS_MAX: Final = 3
 """Connections tried for one read."""
 
@@ -103,7 +104,12 @@ class Reader:
             cursor = psycopg.AsyncClientCursor(connection)
             await cursor.execute(statements, parameters)
             cursor.nextset()
-            return await cursor.fetchall()
+            rows = await cursor.fetchmany(ROWS_PER_TURN)
+            while len(rows) < cursor.rowcount:
+                # Made into objects a few at a time: others are waiting for the processor.
+                await asyncio.sleep(0)
+                rows += await cursor.fetchmany(ROWS_PER_TURN)
+            return rows
 
         return await self._attempt(work)
 

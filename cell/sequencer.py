@@ -27,7 +27,16 @@ from typing import Final
 import psycopg
 
 from cell.admission import FairQueue
-from cell.batch import Applied, Batch, Idempotency, OnApplied, Outcome, Replayed, Submission
+from cell.batch import (
+    Applied,
+    Batch,
+    Idempotency,
+    OnApplied,
+    Outcome,
+    Replayed,
+    Submission,
+    not_owned,
+)
 from cell.errors import (
     ApiError,
     CellError,
@@ -215,6 +224,7 @@ class Sequencer:
             if await self._is_written(before):
                 self._settle(before.batch)
             before = None
+        submissions = await self._refuse_strangers(submissions, before)
         batch = await self._decide_or_none(submissions, before)
         if before is not None and not await self._is_written(before):
             # What it was decided upon is void.
@@ -312,6 +322,26 @@ class Sequencer:
         for submission in late:
             refusal = NotApplied(Verdict.OVERLOADED, "waited too long in the queue; not started")
             self._answer(submission, refusal)
+
+    async def _refuse_strangers(
+        self, submissions: list[Submission], in_flight: _InFlight | None
+    ) -> list[Submission]:
+        """Those of tenants that are owned here, as far as is known. The others are told at once: a
+        move waits for them, and the batch that is about to be decided has nothing of theirs."""
+        try:
+            heads = await self._find_heads(submissions, in_flight.batch if in_flight else None)
+        except psycopg.Error:
+            # Deciding meets that, too, and knows what is to be done.
+            return submissions
+        mine: list[Submission] = []
+        for submission in submissions:
+            head = heads.get(submission.tenant_id)
+            if head is not None and head.state == "owned":
+                mine.append(submission)
+            else:
+                self._answer(submission, not_owned(head))
+        self._taken = mine
+        return mine
 
     async def _decide_or_none(
         self, submissions: list[Submission], in_flight: _InFlight | None

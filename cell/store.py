@@ -101,7 +101,7 @@ def head_from(row: Sequence[Any]) -> Head:
     )
 
 
-class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
+class KeyUse(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """An idempotency key with the sequence of its effect."""
 
     tenant_id: TenantId

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from psycopg.errors import DiskFull, LockNotAvailable
@@ -24,6 +24,7 @@ from control_plane.errors import CatalogUnavailable
 from control_plane.move.cell_heads import Cell, change_head, read_head
 from control_plane.move.fail_points import NO_FAIL_POINTS
 from control_plane.move.heads import START, Change, Head, Heading, HeadState, Position, Side
+from control_plane.move.notes import amounts, compared, shadow_compared
 from control_plane.move.obstacles import obstacles
 from control_plane.move.plan import (
     Act,
@@ -379,15 +380,10 @@ async def _copy(hands: Hands, target: Head) -> None:
         if time.monotonic() - hands.noted_at_s > NOTE_S:
             # For people only: a catalog that is away is no reason to break off a long copy.
             with contextlib.suppress(CatalogUnavailable):
-                await hands.note("copy", table=progress.table, **_amounts(progress, started_s))
+                await hands.note("copy", table=progress.table, **amounts(progress, started_s))
 
     copied = await copy_rows(hands.source, hands.target, hands.job(target), on_progress)
-    await hands.note("follow", **_amounts(copied, started_s))
-
-
-def _amounts(progress: Progress, started_s: float) -> dict[str, object]:
-    seconds = round(time.monotonic() - started_s, 3)
-    return {"rows": progress.rows, "bytes": progress.bytes, "copy_seconds": seconds}
+    await hands.note("follow", **amounts(copied, started_s))
 
 
 async def _follow(hands: Hands, view: View) -> View:
@@ -419,7 +415,7 @@ async def _compare(hands: Hands, view: View) -> View:
         hands.abort_reason = f"rows differ: {'; '.join(found.differences[:5])}"
     took_s = time.monotonic() - began_s
     hands.verified_until_s = time.monotonic() + max(VERIFIED_S_MAX, 2 * took_s)
-    await hands.note("follow", **_compared(position, found))
+    await hands.note("follow", **compared(position, found))
     return replace(view, target=replace(view.target, position=position, term=hands.term))
 
 
@@ -447,16 +443,6 @@ async def _follow_to_the_end(
     while position != before:
         before, position = position, await follow(leader, follower, job, position)
     return position
-
-
-def _compared(position: Position, found: Comparison) -> dict[str, object]:
-    digests = [{name: asdict(each) for name, each in side.items()} for side in found.digests]
-    return {
-        "compared_at": position.seq,
-        "differences": found.differences[:20],
-        "digests": digests,
-        "trial_balances": found.trial_balances,
-    }
 
 
 async def _begin_again(hands: Hands, target: Head, reason: str) -> None:
@@ -543,7 +529,7 @@ async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
             notes: dict[str, object] = {
                 "pause_ms": round(pause_s * 1000, 1),
                 "expected_pause_ms": hands.expected_pause_ms,
-                **_shadow_compared([]),
+                **shadow_compared([]),
             }
             await hands.note("serve again", **notes)
             after = replace(after, progress={**after.progress, **notes})
@@ -567,21 +553,14 @@ async def _shadow(hands: Hands, view: View) -> None:
         else:
             position, found = await _compare_at_snapshot(*ways)
             differences = found.differences[:20]
-            notes = _shadow_compared(differences)
+            notes = shadow_compared(differences)
         notes["shadow_seq"] = position.seq
     except Differs as exc:
         differences = [str(exc)]
-        notes = _shadow_compared(differences)
+        notes = shadow_compared(differences)
     if differences:
         log.error("shadow differs", extra={"move": hands.move.move_id, "rows": differences})
     await hands.note(CAN_BE_ROLLED_BACK, **notes)
-
-
-def _shadow_compared(differences: list[str]) -> dict[str, object]:
-    return {
-        "shadow_compared_at_s": round(time.time(), 3),
-        "shadow_differences": differences,
-    }
 
 
 async def _recompute(hands: Hands, view: View) -> None:

@@ -559,3 +559,29 @@ async def test_another_tenants_ids_answer_exactly_like_unknown_ones(
 async def outcome_of(writer: Writing, tenant_id: TenantId, command: Any) -> Any:
     (outcome,) = await all_of(writer.outcome(tenant_id, command))
     return outcome
+
+
+async def test_who_is_elsewhere_is_told_before_the_others_are_written(
+    cell_database: Any, tenant_id: TenantId
+) -> None:
+    dsn = cell_database.writer_dsn
+    other = own_tenant(dsn)
+    async with door_to(dsn) as door, write(door.dsn(dsn)) as writer:
+        accounts = await writer.accounts(tenant_id, 2)
+        theirs = await writer.accounts(other, 2)
+        writer.sequencer.memory.forget(other)
+        execute(dsn, "UPDATE tenant_heads SET state = 'moved' WHERE tenant_id = %s", other)
+        door.gate = first = Held()
+        writes = [asyncio.create_task(writer.outcome(tenant_id, transfer(*accounts, 1)))]
+        await until(lambda: first.waiting > 0, "a batch in flight")
+        writes.append(asyncio.create_task(writer.outcome(tenant_id, transfer(*accounts, 2))))
+        refused = asyncio.create_task(writer.outcome(other, transfer(*theirs, 1)))
+        await until(lambda: writer.sequencer.queue_depth == 2, "both wait")
+        door.gate = second = Held()
+        first.opened.set()
+        try:
+            assert isinstance((await all_of(refused))[0], NotApplied)
+            assert not writes[1].done()
+        finally:
+            second.opened.set()
+        assert [type(each) for each in await all_of(*writes)] == [Applied, Applied]
