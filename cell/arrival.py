@@ -27,8 +27,17 @@ class Arrival:
     def position(self) -> tuple[int, bytes]:
         return self.seq, self.hash
 
-    def followed(self, segments: Sequence[SegmentBody], seq: int, hash: bytes) -> "Arrival | None":
-        """The same rows at a later position, by the segments in between; None if these are not."""
+    def followed(
+        self, begins_at: bytes, segments: Sequence[SegmentBody], seq: int, hash: bytes
+    ) -> "Arrival | None":
+        """The same rows at a later position, by the segments in between; None if these are not.
+
+        `begins_at` is the hash before the first of them, or that of the position where there is
+        none. It tells this history from another one with the same sequences; from there on the
+        segments are chained.
+        """
+        if begins_at != self.hash:
+            return None
         accounts, ledgers = dict(self.accounts), dict(self.ledgers)
         reached = self.seq
         for segment in segments:
@@ -47,6 +56,6 @@ class Arrival:
                             accounts[row.id] = (row, known[1])
                     elif isinstance(row, Ledger) and row.id in ledgers:
                         ledgers[row.id] = row
-        if reached != seq or (seq == self.seq and hash != self.hash):
+        if reached != seq:
             return None
         return Arrival(seq=seq, hash=hash, accounts=accounts, ledgers=ledgers)

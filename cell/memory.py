@@ -68,9 +68,11 @@ class Memory:
         head = self._heads.get(tenant_id)
         return head is not None and head.state == "owned" and epoch in (None, head.epoch)
 
-    def expect(self, tenant_id: TenantId, arrival: Arrival) -> None:
+    def expect(self, tenant_id: TenantId, arrival: Arrival | None) -> None:
         """Rows of a tenant that is coming: taken over if it comes just as they are."""
         self._arrivals.pop(tenant_id, None)
+        if arrival is None:
+            return
         if len(self._arrivals) >= ARRIVALS_MAX:
             del self._arrivals[next(iter(self._arrivals))]
         self._arrivals[tenant_id] = arrival
@@ -102,14 +104,21 @@ class Memory:
         """Take over what a batch has committed, and what it had read."""
         # Of tenants owned since before the batch: others are written elsewhere by now, or were
         # then, and what was read of them to no purpose would be taken for theirs when they come.
-        remembered = {
-            id: head
-            for id, head in batch.heads.items()
-            if head.state == "owned" and self._owns(id, head.epoch)
-        }
-        if any(head.state == "owned" and id not in remembered for id, head in batch.heads.items()):
-            # Nobody may take for the present what was read before this batch.
-            self.changes += 1
+        written_on = {before.tenant_id: before for before, _ in batch.sealed.heads}
+        remembered: dict[TenantId, Head] = {}
+        for id, head in batch.heads.items():
+            known = self._heads.get(id)
+            if head.state != "owned":
+                continue
+            if (
+                known is not None
+                and self._owns(id, head.epoch)
+                and _position(known) in (_position(written_on.get(id, head)), _position(head))
+            ):
+                remembered[id] = head
+            else:
+                # Nobody may take for the present what was read before this batch.
+                self.changes += 1
         self.rows.absorb(batch.working_set, remembered)
         self._heads |= remembered
         for use in batch.sealed.keys:
@@ -143,6 +152,8 @@ class Memory:
             if head is None or known is None or _position(head) != _position(known):
                 self.forget(tenant_id)
             elif head.state == "fenced":
+                # Who has read it before, while it was owned, is not to say so any more.
+                self.changes += 1
                 self._heads[tenant_id] = head
             elif head != known:
                 self.forget(tenant_id)

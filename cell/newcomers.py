@@ -25,6 +25,7 @@ WAITING_MAX: Final = 256
 ENTRIES_MAX: Final = 10_000
 """The last so many are looked at: some milliseconds of a database."""
 ACCOUNTS_MAX: Final = 4_096
+SEQUENCES_MAX: Final = 8_192
 SEGMENTS_MAX: Final = 512
 """Of the journal: a second of small batches. What is further behind is read anew."""
 ROWS_PER_TURN: Final = 32
@@ -68,11 +69,11 @@ class Newcomers:
         changes = self._memory.changes
         head, arrival = await self._follow(tenant_id)
         if head is None:
+            self._memory.expect(tenant_id, None)
             return
         if arrival is None:
             head, arrival = await self._load(tenant_id)
-        if arrival is not None:
-            self._memory.expect(tenant_id, arrival)
+        self._memory.expect(tenant_id, arrival)
         if head is not None and head.state == "owned":
             self._memory.learn({tenant_id: head}, changes)
 
@@ -82,23 +83,24 @@ class Newcomers:
         if known is None:
             found = await self._reader.fetch(tenant_id, _HEAD, (tenant_id,))
             return (head_from(found[0]) if found else None), None
-        found = await self._reader.fetch(
-            tenant_id, _HEAD_AND_JOURNAL, (known.seq, tenant_id, SEGMENTS_MAX)
-        )
+        parameters = (known.seq, known.seq, SEQUENCES_MAX, tenant_id, SEGMENTS_MAX)
+        found = await self._reader.fetch_by_index(tenant_id, _HEAD_AND_JOURNAL, parameters)
         if not found:
             return None, None
-        head = head_from(found[0][:-1])
+        *head_row, prev_hash, _ = found[0]
+        head = head_from(head_row)
         segments: list[SegmentBody] = []
         for *_, body in found:
             if body is not None:
                 segments.append(decode_body(bytes(body)))
                 await asyncio.sleep(0)
-        return head, known.followed(segments, head.last_seq, head.last_hash)
+        begins_at = head.last_hash if prev_hash is None else bytes(prev_hash)
+        return head, known.followed(begins_at, segments, head.last_seq, head.last_hash)
 
     async def _load(self, tenant_id: TenantId) -> tuple[Head | None, Arrival | None]:
         """Its head and its latest accounts, as of one moment."""
         parameters = (tenant_id, ENTRIES_MAX, ACCOUNTS_MAX, tenant_id)
-        found = await self._reader.fetch(tenant_id, _ARRIVAL, parameters)
+        found = await self._reader.fetch_by_index(tenant_id, _ARRIVAL, parameters)
         if not found:
             return None, None
         accounts: dict[str, tuple[LedgerAccount, AccountBalances]] = {}
@@ -127,22 +129,31 @@ _HEAD: Final[LiteralString] = f"""
 SELECT {HEAD_COLUMNS} FROM tenant_heads h WHERE h.tenant_id = %s AND {_IS_COMING}
 """
 _HEAD_AND_JOURNAL: Final[LiteralString] = f"""
-SELECT {HEAD_COLUMNS}, j.body
-FROM tenant_heads h LEFT JOIN journal j ON j.tenant_id = h.tenant_id AND j.first_seq > %s
+SELECT {HEAD_COLUMNS}, j.prev_hash, j.body
+FROM tenant_heads h LEFT JOIN journal j
+    ON j.tenant_id = h.tenant_id AND j.first_seq > %s AND h.last_seq - %s <= %s
 WHERE h.tenant_id = %s AND {_IS_COMING} ORDER BY j.first_seq LIMIT %s
 """
+# In the order as written: by statistics that do not know the tenant yet, whole tables would be
+# looked through. The amount is in no index, which would be read as a whole.
 _ARRIVAL: Final = f"""
-WITH latest AS (
+WITH latest AS MATERIALIZED (
     SELECT DISTINCT ledger_account_id AS id FROM (
-        SELECT ledger_account_id FROM ledger_entries WHERE tenant_id = %s ORDER BY id DESC LIMIT %s
+        SELECT ledger_account_id, amount FROM ledger_entries
+        WHERE tenant_id = %s ORDER BY id DESC LIMIT %s
     ) e LIMIT %s
 )
-SELECT {HEAD_COLUMNS}, {_columns("a", LedgerAccount)}, {_columns("b", AccountBalances)},
+SELECT {HEAD_COLUMNS}, {_columns("r", LedgerAccount)}, {_columns("b", AccountBalances)},
     {_columns("l", Ledger)}
 FROM tenant_heads h CROSS JOIN latest
-JOIN ledger_accounts a ON a.tenant_id = h.tenant_id AND a.id = latest.id
-JOIN ledger_account_balances b ON b.tenant_id = a.tenant_id AND b.ledger_account_id = a.id
-JOIN ledgers l ON l.tenant_id = a.tenant_id AND l.id = a.ledger_id
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger_accounts a WHERE a.tenant_id = h.tenant_id AND a.id = latest.id OFFSET 0
+) r CROSS JOIN LATERAL (
+    SELECT * FROM ledger_account_balances a
+    WHERE a.tenant_id = h.tenant_id AND a.ledger_account_id = latest.id OFFSET 0
+) b CROSS JOIN LATERAL (
+    SELECT * FROM ledgers a WHERE a.tenant_id = h.tenant_id AND a.id = r.ledger_id OFFSET 0
+) l
 WHERE h.tenant_id = %s AND {_IS_COMING}
 """
 

@@ -43,6 +43,7 @@ _SCOPE: Final = (
     f"'{STATEMENT_MS_MAX}', true)"
 )
 _NAMED_SCOPE: Final = _SCOPE.replace("%s", "%(scope)s")
+_SCOPE_WITHOUT_SORT: Final = f"{_SCOPE}, set_config('enable_sort', 'off', true)"
 
 log = logging.getLogger("cell.reads")
 
@@ -85,6 +86,14 @@ class Reader:
     ) -> list[tuple[Any, ...]]:
         """All rows of one statement, which sees one snapshot."""
         return await self._fetch(f"{_SCOPE};\n{statement}", (tenant_id, *parameters))
+
+    async def fetch_by_index(
+        self, tenant_id: TenantId, statement: LiteralString, parameters: Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        """As `fetch`, by the index that gives its order, also where statistics do not know the
+        tenant yet, and would have few rows sorted that are many."""
+        statements: LiteralString = f"{_SCOPE_WITHOUT_SORT};\n{statement}"
+        return await self._fetch(statements, (tenant_id, *parameters))
 
     async def fetch_named(
         self, tenant_id: TenantId, statement: LiteralString, parameters: Mapping[str, object]

@@ -219,8 +219,8 @@ class Sequencer:
     async def _advance(self, before: _InFlight | None) -> _InFlight | None:
         """Take a batch, decide it on top of the one before, and start to write it."""
         submissions = self._take(before)
-        if before is not None and submissions and submissions[0].command.is_exclusive():
-            # It asks the database, which does not show a batch in flight.
+        if before is not None and self._asks_the_database(submissions, before):
+            # Which does not show a batch in flight.
             if await self._is_written(before):
                 self._settle(before.batch)
             before = None
@@ -242,6 +242,13 @@ class Sequencer:
         if batch is None:
             await self._apply(submissions)
         return in_flight
+
+    def _asks_the_database(self, submissions: list[Submission], before: _InFlight) -> bool:
+        """An exclusive command does; and so are to be the heads that memory was made to forget
+        while a batch was in flight: on top of one another, batches would never remember them."""
+        shared = before.batch.heads.keys() & {submission.tenant_id for submission in submissions}
+        is_alone = bool(submissions) and submissions[0].command.is_exclusive()
+        return is_alone or any(self.memory.head(tenant_id) is None for tenant_id in shared)
 
     async def _end_write(self) -> None:
         """Nobody waits for it any more; but its connection is closed only when it is over."""
@@ -330,18 +337,15 @@ class Sequencer:
         move waits for them, and the batch that is about to be decided has nothing of theirs."""
         try:
             heads = await self._find_heads(submissions, in_flight.batch if in_flight else None)
-        except psycopg.Error:
+        except Exception:
             # Deciding meets that, too, and knows what is to be done.
             return submissions
-        mine: list[Submission] = []
+        owned = {tenant_id for tenant_id, head in heads.items() if head.state == "owned"}
         for submission in submissions:
-            head = heads.get(submission.tenant_id)
-            if head is not None and head.state == "owned":
-                mine.append(submission)
-            else:
-                self._answer(submission, not_owned(head))
-        self._taken = mine
-        return mine
+            if submission.tenant_id not in owned:
+                self._answer(submission, not_owned(heads.get(submission.tenant_id)))
+        self._taken = [each for each in submissions if each.tenant_id in owned]
+        return self._taken
 
     async def _decide_or_none(
         self, submissions: list[Submission], in_flight: _InFlight | None

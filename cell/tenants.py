@@ -22,6 +22,9 @@ from cell.wellformed import as_uuid
 from cell.wire import Verdict
 
 TENANTS_MAX: Final = 20_000
+READ_AHEAD_MAX: Final = 16
+"""Tenants at once whose heads have changed; more are asked for by their requests."""
+
 REREAD_S_MIN: Final = 1.0
 """A key that does not fit has the tenant read again at most so often."""
 
@@ -136,7 +139,8 @@ class Directory:
     def look_at(self, tenant_id: TenantId) -> None:
         """As `forget`, and ask at once: its requests are about to come, all together."""
         self.forget(tenant_id)
-        self._start_reading(tenant_id)
+        if len(self._reading) < READ_AHEAD_MAX:
+            self._start_reading(tenant_id)
 
     async def _read(self, tenant_id: TenantId) -> _Tenant:
         # Shielded: others wait for the same read when this caller goes away.

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from cell_writing import Writing, execute, read, transfer, until, write
+from cell_writing import Writing, all_of, execute, read, transfer, until, write
 from postgres_proxy import Held, door_to
 
 from cell import newcomers
 from cell.arrival import Arrival
+from cell.errors import NotApplied
 from cell.ledger.model import TenantId
 from cell.memory import ARRIVALS_MAX, Memory
 from cell.newcomers import Newcomers
@@ -179,8 +180,77 @@ async def test_rows_as_of_another_position_are_not_taken_over(
         memory.learn(heads, memory.changes)
         assert memory.head(tenant_id) == heads[tenant_id]
         assert memory.account(tenant_id, accounts[0]) is None
-        assert arrival.followed([], arrival.seq, b"another history") is None
-        assert arrival.followed([], arrival.seq + 1, arrival.hash) is None
+        assert arrival.followed(arrival.hash, [], arrival.seq + 1, b"") is None
+
+
+async def test_another_history_is_not_followed(cell_database: Any, tenant_id: TenantId) -> None:
+    """The tenant lost what was read of it, and went on from before with the same sequences."""
+    async with write(cell_database.writer_dsn) as writer:
+        accounts = await writer.accounts(tenant_id, 2)
+        await writer.apply(tenant_id, transfer(*accounts, 5))
+        async with coming(cell_database, tenant_id) as each:
+            each.newcomers.look_at(tenant_id)
+            arrival = await each.expected(writer)
+            lost = Arrival(
+                seq=arrival.seq, hash=b"lost", accounts=arrival.accounts, ledgers=arrival.ledgers
+            )
+            for count in (0, 1):
+                each.memory.expect(tenant_id, lost)
+                for _ in range(count):
+                    await writer.apply(tenant_id, transfer(*accounts, 5))
+                each.newcomers.look_at(tenant_id)
+                await until(lambda: each.memory.arrival(tenant_id) is not lost, "read anew")
+                found = await each.expected(writer)
+                assert found.accounts[accounts[0]] == writer.sequencer.memory.account(
+                    tenant_id, accounts[0]
+                )
+
+
+async def test_a_head_read_while_it_was_owned_is_not_learnt_once_it_is_fenced(
+    cell_database: Any, tenant_id: TenantId
+) -> None:
+    dsn = cell_database.writer_dsn
+    async with write(dsn) as writer:
+        accounts = await writer.accounts(tenant_id, 2)
+        memory = writer.sequencer.memory
+        changes = memory.changes
+        before = await writer.sequencer._store.heads([tenant_id])
+        await writer.apply(tenant_id, transfer(*accounts, 5))
+        execute(
+            dsn,
+            "UPDATE tenant_heads SET state = 'fenced', epoch = epoch + 1 WHERE tenant_id = %s",
+            tenant_id,
+        )
+        assert isinstance(
+            (await all_of(writer.outcome(tenant_id, transfer(*accounts, 5))))[0], NotApplied
+        )
+        memory.learn(before, changes)
+        found = memory.account(tenant_id, accounts[0])
+        assert found is not None
+        assert found[1].posted_debits == 5
+
+
+async def test_what_was_forgotten_under_overlapping_batches_is_remembered_again(
+    cell_database: Any, tenant_id: TenantId
+) -> None:
+    dsn = cell_database.writer_dsn
+    async with door_to(dsn) as door, write(door.dsn(dsn)) as writer:
+        accounts = await writer.accounts(tenant_id, 2)
+        memory = writer.sequencer.memory
+        door.gate = held = Held()
+        writes = [asyncio.create_task(writer.outcome(tenant_id, transfer(*accounts, 1)))]
+        await until(lambda: held.waiting > 0, "a batch in flight")
+        memory.forget(tenant_id)
+        writes += [
+            asyncio.create_task(writer.outcome(tenant_id, transfer(*accounts, 1)))
+            for _ in range(40)
+        ]
+        await until(lambda: writer.sequencer.queue_depth == 40, "all wait")
+        held.opened.set()
+        await all_of(*writes)
+        found = memory.account(tenant_id, accounts[0])
+        assert found is not None
+        assert found[1].posted_debits == 41
 
 
 def test_few_are_expected_at_once() -> None:
