@@ -7,7 +7,7 @@ heard of: the first time its latest accounts are read, then what the journal has
 
 import asyncio
 import logging
-from typing import Any, Final, LiteralString
+from typing import Final, LiteralString
 
 from cell.arrival import Arrival
 from cell.errors import Unavailable
@@ -15,7 +15,7 @@ from cell.journal import SegmentBody, decode_body
 from cell.ledger.model import AccountBalances, Ledger, LedgerAccount, TenantId
 from cell.memory import Memory
 from cell.reads import Reader
-from cell.rows import TABLE_OF, row_from
+from cell.rows import TABLE_OF, columns_of, row_from
 from cell.store import HEAD_COLUMNS, Head, head_from
 
 log = logging.getLogger("cell.newcomers")
@@ -67,22 +67,18 @@ class Newcomers:
         await self._reader.open_all()
         # Before anything is read: whatever changes from here on makes a head that was found void.
         changes = self._memory.changes
-        head, arrival = await self._follow(tenant_id)
-        if head is None:
-            self._memory.expect(tenant_id, None)
-            return
+        known = self._memory.arrival(tenant_id)
+        head, arrival = await self._follow(tenant_id, known) if known else (None, None)
         if arrival is None:
             head, arrival = await self._load(tenant_id)
         self._memory.expect(tenant_id, arrival)
         if head is not None and head.state == "owned":
             self._memory.learn({tenant_id: head}, changes)
 
-    async def _follow(self, tenant_id: TenantId) -> tuple[Head | None, Arrival | None]:
+    async def _follow(
+        self, tenant_id: TenantId, known: Arrival
+    ) -> tuple[Head | None, Arrival | None]:
         """The head, of a tenant that is coming or here; and what is known of it, brought to it."""
-        known = self._memory.arrival(tenant_id)
-        if known is None:
-            found = await self._reader.fetch(tenant_id, _HEAD, (tenant_id,))
-            return (head_from(found[0]) if found else None), None
         parameters = (known.seq, known.seq, SEQUENCES_MAX, tenant_id, SEGMENTS_MAX)
         found = await self._reader.fetch_by_index(tenant_id, _HEAD_AND_JOURNAL, parameters)
         if not found:
@@ -119,15 +115,8 @@ class Newcomers:
         return head, arrival
 
 
-def _columns(alias: str, row_type: Any) -> str:
-    return ", ".join(f"{alias}.{column}" for column in TABLE_OF[row_type].columns)
-
-
 # Until its rows are copied, a head is at the beginning: what is there of them is no state at all.
 _IS_COMING: Final = "h.state IN ('importing', 'ready', 'owned') AND h.last_seq > 0"
-_HEAD: Final[LiteralString] = f"""
-SELECT {HEAD_COLUMNS} FROM tenant_heads h WHERE h.tenant_id = %s AND {_IS_COMING}
-"""
 _HEAD_AND_JOURNAL: Final[LiteralString] = f"""
 SELECT {HEAD_COLUMNS}, j.prev_hash, j.body
 FROM tenant_heads h LEFT JOIN journal j
@@ -143,8 +132,8 @@ WITH latest AS MATERIALIZED (
         WHERE tenant_id = %s ORDER BY id DESC LIMIT %s
     ) e LIMIT %s
 )
-SELECT {HEAD_COLUMNS}, {_columns("r", LedgerAccount)}, {_columns("b", AccountBalances)},
-    {_columns("l", Ledger)}
+SELECT {HEAD_COLUMNS}, {columns_of(LedgerAccount, "r")}, {columns_of(AccountBalances, "b")},
+    {columns_of(Ledger, "l")}
 FROM tenant_heads h CROSS JOIN latest
 CROSS JOIN LATERAL (
     SELECT * FROM ledger_accounts a WHERE a.tenant_id = h.tenant_id AND a.id = latest.id OFFSET 0

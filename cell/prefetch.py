@@ -21,7 +21,7 @@ from cell.ledger.model import (
 from cell.ledger.monitors import MONITORS_OF_ACCOUNT
 from cell.ledger.needs import FURTHER_NEEDS, ExternalKey, Ids, Needs, Relation, note_needs
 from cell.questions import ask
-from cell.rows import TABLE_OF, Reader, row_from
+from cell.rows import TABLE_OF, Reader, columns_of, row_from
 from cell.state import LedgerCache, TenantView, WorkingSet, held_external_id
 
 _NONE: Final = Needs()
@@ -275,15 +275,11 @@ def _inherit(wanted: Ids, before: Mapping[str, Any], into: dict[str, Any]) -> Id
     return missing
 
 
-def _columns(alias: str, row_type: type[Row]) -> str:
-    return ", ".join(f"{alias}.{column}" for column in TABLE_OF[row_type].columns)
-
-
 @lru_cache
 def _rows_statement(kind: type[Row]) -> LiteralString:
     table = TABLE_OF[kind]
     return f"""
-    SELECT {_columns("r", kind)} {_WANTED}
+    SELECT {columns_of(kind, "r")} {_WANTED}
     JOIN {table.name} r ON r.tenant_id = w.tenant_id AND r.{table.key} = w.id
     """
 
@@ -293,7 +289,7 @@ def _related_statement(relation: Relation) -> LiteralString:
     counts = "" if relation.unless is None else f"WHERE r.{relation.unless} IS NULL"
     wanted = _WANTED_TEXTS if relation.is_text else _WANTED
     return f"""
-    SELECT {_columns("r", relation.row)} {wanted}
+    SELECT {columns_of(relation.row, "r")} {wanted}
     JOIN {TABLE_OF[relation.row].name} r ON r.tenant_id = w.tenant_id AND r.{relation.by} = w.id
     {counts} ORDER BY r.id
     """
@@ -303,24 +299,24 @@ _ACCOUNT_COLUMNS: Final = len(LedgerAccount.__struct_fields__)
 _WANTED: Final = "FROM unnest(%s::uuid[], %s::uuid[]) AS w (tenant_id, id)"
 _WANTED_TEXTS: Final = "FROM unnest(%s::uuid[], %s::text[]) AS w (tenant_id, id)"
 _LEDGERS: Final = f"""
-SELECT {_columns("l", Ledger)} {_WANTED}
+SELECT {columns_of(Ledger, "l")} {_WANTED}
 JOIN ledgers l ON l.tenant_id = w.tenant_id AND l.id = w.id
 """
 _ACCOUNTS: Final = f"""
-SELECT {_columns("a", LedgerAccount)}, {_columns("b", AccountBalances)} {_WANTED}
+SELECT {columns_of(LedgerAccount, "a")}, {columns_of(AccountBalances, "b")} {_WANTED}
 JOIN ledger_accounts a ON a.tenant_id = w.tenant_id AND a.id = w.id
 JOIN ledger_account_balances b ON b.tenant_id = w.tenant_id AND b.ledger_account_id = w.id
 """
 _TRANSACTIONS: Final = f"""
-SELECT {_columns("t", LedgerTransaction)} {_WANTED}
+SELECT {columns_of(LedgerTransaction, "t")} {_WANTED}
 JOIN ledger_transactions t ON t.tenant_id = w.tenant_id AND t.id = w.id
 """
 _ENTRIES: Final = f"""
-SELECT {_columns("e", LedgerEntry)} {_WANTED}
+SELECT {columns_of(LedgerEntry, "e")} {_WANTED}
 JOIN ledger_entries e ON e.tenant_id = w.tenant_id AND e.id = w.id
 """
 _LIVE_ENTRIES: Final = f"""
-SELECT {_columns("e", LedgerEntry)} {_WANTED}
+SELECT {columns_of(LedgerEntry, "e")} {_WANTED}
 JOIN ledger_entries e ON e.tenant_id = w.tenant_id AND e.ledger_transaction_id = w.id
 WHERE e.discarded_at_us IS NULL ORDER BY e.id
 """

@@ -44,6 +44,11 @@ def read_as_model(reader: Reader) -> None:
     set_json_loads(msgspec.json.decode, reader)
 
 
+def columns_of(row_type: type[Row], alias: str) -> str:
+    """What `row_from` reads, of a table that a statement calls `alias`."""
+    return ", ".join(f"{alias}.{column}" for column in TABLE_OF[row_type].columns)
+
+
 def row_from(row_type: type[AnyRow], values: Sequence[Any]) -> AnyRow:
     """The row whose columns, in the table's order, were read as `values`."""
     # One call into C that checks every type: by keywords it took sixty times as long.

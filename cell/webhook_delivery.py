@@ -23,7 +23,7 @@ from cell.ledger.commands import RecordWebhookDelivery
 from cell.ledger.model import TenantId, WebhookEndpoint
 from cell.postgres import connection_string, one_line
 from cell.reads import Reader
-from cell.rows import TABLE_OF, read_as_model, row_from
+from cell.rows import columns_of, read_as_model, row_from
 from cell.sequencer import Sequencer
 from cell.waiting import wait_until_set
 from cell.webhook_sending import WebhookSender
@@ -116,9 +116,9 @@ class Deliverer:
             self._lines_of.setdefault(line.tenant_id, []).append(line)
 
 
-_COLUMNS: Final = ", ".join(f"e.{column}" for column in TABLE_OF[WebhookEndpoint].columns)
 _ENDPOINTS: Final = f"""
-SELECT {_COLUMNS} FROM webhook_endpoints e JOIN tenant_heads h USING (tenant_id)
+SELECT {columns_of(WebhookEndpoint, "e")}
+FROM webhook_endpoints e JOIN tenant_heads h USING (tenant_id)
 WHERE e.discarded_at_us IS NULL AND h.state = 'owned' ORDER BY e.id LIMIT %s
 """
 
