@@ -8,9 +8,11 @@ sequencer, close connections. Being fenced by a later sequencer ends the process
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -240,7 +242,10 @@ async def serve(settings: Settings) -> None:
     Raises SettingsInvalid where a port is taken, SchemaMismatch where the schema is newer than this
     code, WriterFenced when another sequencer took over.
     """
-    tenants = _bind(settings.listen, "CLOISTER_CELL_LISTEN")
+    tenants = [_bind(settings.listen, "CLOISTER_CELL_LISTEN")]
+    if settings.socket is not None:
+        # Whoever has the address above is the cell of this name: the path is ours now.
+        tenants.append(_bind_path(settings.socket, "CLOISTER_CELL_SOCKET"))
     operators = _bind(settings.operator_listen, "CLOISTER_CELL_OPERATOR_LISTEN")
     cell = Cell(settings)
     operator_server = _server(cell.operator_api)
@@ -255,12 +260,13 @@ async def serve(settings: Settings) -> None:
             await cell.close()
             operator_server.should_exit = True
             await operating
-            tenants.close()
+            for listener in tenants:
+                listener.close()
 
 
-async def _serve_tenants(cell: Cell, listener: socket.socket, stop: asyncio.Event) -> None:
+async def _serve_tenants(cell: Cell, listeners: list[socket.socket], stop: asyncio.Event) -> None:
     server = _server(cell.tenant_api)
-    serving = asyncio.create_task(server.serve(sockets=[listener]), name="tenant listener")
+    serving = asyncio.create_task(server.serve(sockets=listeners), name="tenant listener")
     sequencing = asyncio.create_task(cell.sequencer.run(), name="sequencer")
     followers = [
         asyncio.create_task(cell.head_watch.run(), name="watch heads"),
@@ -369,5 +375,25 @@ def _bind(address: Address, variable: str) -> socket.socket:
         bound.close()
         raise SettingsInvalid(
             f"{variable}: cannot listen on {address}: {exc.strerror or exc}"
+        ) from exc
+    return bound
+
+
+def _bind_path(path: Path, variable: str) -> socket.socket:
+    """A Unix socket at the path, for our user alone, not listening yet; raises SettingsInvalid."""
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket():
+            path.unlink()
+        # Nobody may connect to it between its creation and a change of its mode.
+        mask = os.umask(0o177)
+        try:
+            bound.bind(os.fspath(path))
+        finally:
+            os.umask(mask)
+    except OSError as exc:
+        bound.close()
+        raise SettingsInvalid(
+            f"{variable}: cannot listen on {path}: {exc.strerror or exc}"
         ) from exc
     return bound

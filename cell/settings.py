@@ -75,6 +75,9 @@ class Settings:
     """Of the cell, in its logs and metrics."""
     listen: Address
     """Where tenants' requests arrive, from routers."""
+    socket: Path | None = None
+    """A Unix socket where they arrive as well, from routers of the same user on this machine;
+    cheaper than TCP. Created at the start, in place of one that was left behind."""
     operator_listen: Address
     """Where /healthz, /metrics and /operator answer; loopback or a private network."""
     operator_token: str = field(repr=False)

@@ -8,7 +8,9 @@ awaits, in a task of its own.
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import random
 from collections import Counter
 from time import monotonic
@@ -63,6 +65,8 @@ class CellPool:
         secret = settings.signing_secret
         self.signer = None if secret is None else Signer(key_of_cell(secret, cell))
         self._settings = settings
+        sockets = settings.cell_sockets
+        self._socket = None if sockets is None else sockets / f"{cell}.sock"
         self._connections: set[CellConnection] = set()
         self._idle: list[CellConnection] = []
         self._waiting = WaitingRequests()
@@ -295,10 +299,18 @@ class CellPool:
             task.add_done_callback(self._opened)
 
     async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._settings.cell_connect_ms_max / 1000) as patience:
-            await asyncio.get_running_loop().create_connection(
-                lambda: CellConnection(self, patience), self.address.host, self.address.port
-            )
+
+            def protocol() -> CellConnection:
+                return CellConnection(self, patience)
+
+            if self._socket is not None:
+                # Not there, or left behind: the cell may be on another machine by now.
+                with contextlib.suppress(OSError):
+                    await loop.create_unix_connection(protocol, os.fspath(self._socket))
+                    return
+            await loop.create_connection(protocol, self.address.host, self.address.port)
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)

@@ -77,6 +77,9 @@ class Settings:
     drain_ms_max: int = 10_000
     """After SIGTERM: how long requests in flight may take to finish."""
 
+    cell_sockets: Path | None = None
+    """A directory with Unix sockets of cells on this machine, `<cell>.sock` each. A cell that
+    listens there is reached by it, any other by its address in the table."""
     cell_connections_max: int = 96
     """Per cell; each carries one request at a time, so this bounds what a cell has in flight. A
     tenant may have twice as many as are left: 64 if it is the only one (`waiting`)."""

@@ -110,6 +110,7 @@ def cell_child(plan: Plan, cell: CellPlan, client: httpx.AsyncClient) -> ChildSp
         **cell.spec.environment(),
         "CLOISTER_CELL_NAME": cell.name,
         "CLOISTER_CELL_LISTEN": cell.api_address,
+        "CLOISTER_CELL_SOCKET": "" if cell.socket is None else str(cell.socket),
         "CLOISTER_CELL_OPERATOR_LISTEN": cell.operator_address,
         "CLOISTER_CELL_OPERATOR_TOKEN": cell.operator_token,
         "CLOISTER_CELL_WRITER_DSN": cell.dsn("cloister_writer"),
@@ -149,6 +150,7 @@ def router_child(plan: Plan, client: httpx.AsyncClient) -> ChildSpec:
     environment = {
         "CLOISTER_ROUTER_LISTEN": f"{HOST}:{plan.router_port}",
         "CLOISTER_ROUTER_OPERATOR_LISTEN": operator_listen,
+        "CLOISTER_ROUTER_CELL_SOCKETS": str(plan.data.sockets),
         "CLOISTER_ROUTER_CONTROL_URL": plan.control_url,
         "CLOISTER_ROUTER_TOKEN": plan.tokens.router,
         "CLOISTER_ROUTER_SIGNING_SECRET": plan.tokens.signing,

@@ -7,6 +7,7 @@
     DATA/secrets/      tokens, the demo tenant's key, the cells with their connection strings
     DATA/catalog/      the control plane's Postgres
     DATA/cells/<name>/ one cell's Postgres
+    DATA/sockets/      one per cell, for the router
     DATA/incarnations/ one file per cell, by which it knows its database from an older state of it
     DATA/router/       the router's copy of the routing table
 
@@ -75,12 +76,28 @@ class DataDirectory:
         return self.root / "cells"
 
     @property
+    def sockets(self) -> Path:
+        return self.root / "sockets"
+
+    @property
     def incarnations(self) -> Path:
         return self.root / "incarnations"
 
     @property
     def router(self) -> Path:
         return self.root / "router"
+
+    @property
+    def subdirectories(self) -> tuple[Path, ...]:
+        """Of those above, the ones that are there from the beginning."""
+        return (
+            self.logs,
+            self.secrets,
+            self.cells,
+            self.sockets,
+            self.incarnations,
+            self.router,
+        )
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
@@ -110,7 +127,7 @@ def open_data_directory(root: Path) -> DataDirectory:
             write_private(data.format_file, FORMAT + "\n")
         require_format(data)
         ensure_private_directory(data.root)
-        for directory in (data.logs, data.secrets, data.cells, data.incarnations, data.router):
+        for directory in data.subdirectories:
             ensure_private_directory(directory)
     except OSError as exc:
         raise DataError(

@@ -18,7 +18,7 @@ from infra.local.binaries import Binaries, find_binaries, run_probe, unprivilege
 from infra.local.credentials import Tokens, ensure_tokens
 from infra.local.layout import DataDirectory
 from infra.local.ports import HOST, assign_ports, choose_port, require_free
-from infra.local.postgres import Postgres
+from infra.local.postgres import SOCKET_PATH_BYTES_MAX, Postgres
 
 BUILT_IN_TOPOLOGY: Final = Path(__file__).with_name("cells.yaml")
 """The documented example; `cells.yaml` at the repository's root is a link to it."""
@@ -39,6 +39,8 @@ class CellPlan:
     operator_port: int
     operator_token: str
     postgres: Postgres
+    socket: Path | None = None
+    """Where the router reaches it; None where the path is too long for one, and it uses TCP."""
 
     @property
     def name(self) -> str:
@@ -149,7 +151,13 @@ def plan_cell(
             sizing=cell.postgres,
             log_file=data.log(f"{cell.name}.postgres"),
         ),
+        socket=socket_of(data, cell.name),
     )
+
+
+def socket_of(data: DataDirectory, cell: str) -> Path | None:
+    path = data.sockets / f"{cell}.sock"
+    return path if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX else None
 
 
 def public_ports(router_port: int, control_port: int) -> tuple[int, int]:

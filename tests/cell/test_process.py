@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -301,6 +302,31 @@ def test_port_that_is_taken(cell_database: Any, tmp_path: Path) -> None:
         for name in ("LISTEN", "OPERATOR_LISTEN"):
             cell = cell_process(cell_database, tmp_path, **{name: f"127.0.0.1:{port}"})
             assert_ends_with_one_line(cell, f"CLOISTER_CELL_{name}", str(port))
+
+
+def test_socket_of_its_own_user(cell_database: Any, tmp_path: Path) -> None:
+    """Killed, so that it is left behind, and started again."""
+    path = tmp_path / "c.sock"
+    with running_cell(cell_database, tmp_path, SOCKET=str(path)) as cell:
+        cell.stop(signal.SIGKILL)
+        cell.start()
+        cell.wait_until_healthy()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        access = cell.new_tenant()
+        transport = httpx.HTTPTransport(uds=str(path))
+        credentials = (access.organization_id, access.api_key)
+        with httpx.Client(transport=transport, base_url="http://cell", auth=credentials) as http:
+            assert http.post("/api/ledgers", json={"name": "n"}).status_code == 201
+        with access.http() as http:
+            assert len(http.get("/api/ledgers").json()) == 1
+
+
+def test_socket_where_something_else_is(cell_database: Any, tmp_path: Path) -> None:
+    path = tmp_path / "c.sock"
+    path.write_text("precious")
+    cell = cell_process(cell_database, tmp_path, SOCKET=str(path))
+    assert_ends_with_one_line(cell, "CLOISTER_CELL_SOCKET", str(path))
+    assert path.read_text() == "precious"
 
 
 def test_setting_that_is_missing(cell_database: Any, tmp_path: Path) -> None:

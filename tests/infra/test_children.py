@@ -8,7 +8,8 @@ from psycopg.conninfo import conninfo_to_dict
 from control_plane.topology import CellSpec, PoolSpec
 from infra.local.binaries import Binaries
 from infra.local.children import inherited, reader_dsn
-from infra.local.plan import CellPlan
+from infra.local.layout import DataDirectory
+from infra.local.plan import CellPlan, socket_of
 from infra.local.postgres import Postgres
 
 NO_BINARIES = Binaries(directory=Path("/nowhere"), major=18, version="", source="")
@@ -28,6 +29,12 @@ def plan_of(pool: PoolSpec) -> CellPlan:
         operator_token="t",
         postgres=postgres,
     )
+
+
+def test_a_path_too_long_for_a_socket_is_none() -> None:
+    short, long = DataDirectory(root=Path("/d")), DataDirectory(root=Path("/" + "d" * 100))
+    assert socket_of(short, "cell-a") == Path("/d/sockets/cell-a.sock")
+    assert socket_of(long, "cell-a") is None
 
 
 @pytest.mark.parametrize(

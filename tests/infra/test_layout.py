@@ -35,7 +35,7 @@ def mode(path: Path) -> int:
 def test_a_new_directory_is_private_and_opens_again(tmp_path: Path) -> None:
     data = open_data_directory(tmp_path / "some" / "where")
     assert open_data_directory(tmp_path / "some" / "where") == data
-    for path in (data.root, data.logs, data.secrets, data.cells, data.router):
+    for path in (data.root, *data.subdirectories):
         assert mode(path) == 0o700
     assert mode(data.format_file) == 0o600
 

@@ -5,6 +5,7 @@ real HTTP server, lose it, start without it, and are offered what they must not 
 """
 
 import base64
+import socket
 from pathlib import Path
 
 import msgspec
@@ -200,6 +201,30 @@ def test_cell_that_changes_its_address_is_followed(platform: Platform) -> None:
     wait_until(lambda: router.router.routes.version == 2, "the new table")
     assert client.ask(request()).status == 200
     assert len(after.seen) == 1
+
+
+def test_cell_on_this_machine_is_reached_by_its_socket(platform: Platform, tmp_path: Path) -> None:
+    (by_address, port), path = platform.echo_cell(), tmp_path / "cell-a.sock"
+    by_socket, _ = platform.echo_cell(uds=str(path))
+    platform.route_all_to(port)
+    client = platform.client(platform.router(cell_sockets=tmp_path))
+    assert client.ask(request(method="POST", body=b"{}")).status == 201
+    assert (len(by_socket.seen), len(by_address.seen)) == (1, 0)
+
+
+@pytest.mark.parametrize("is_left_behind", [False, True])
+def test_cell_without_a_socket_is_reached_by_its_address(
+    platform: Platform, tmp_path: Path, is_left_behind: bool
+) -> None:
+    cell, port = platform.echo_cell()
+    if is_left_behind:
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(tmp_path / "cell-a.sock"))
+    platform.route_all_to(port)
+    router = platform.router(cell_sockets=tmp_path)
+    assert platform.client(router).ask(request()).status == 200
+    assert len(cell.seen) == 1
+    assert router.metric('cloister_router_losses_total{cause="connect",cell="cell-a"}') == 0
 
 
 def test_without_any_table_all_is_503(platform: Platform) -> None:
