@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from benchmarks.errors import NotReady
+from infra.local.processes import tethered
 
 READY_S_MAX: Final = 30.0
 STOP_S_MAX: Final = 20.0
@@ -67,7 +68,8 @@ class Server:
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self.command,
+                # A benchmark that is killed would leave a server beside the next one.
+                tethered(signal.SIGTERM, self.command),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
