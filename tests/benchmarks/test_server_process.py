@@ -24,18 +24,17 @@ with Server("files", command, address=address, directory=Path(directory)):
 
 def test_a_killed_benchmark_leaves_no_server(tmp_path: Path) -> None:
     address = free_address()
-    benchmark = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", MEASURES, address, str(tmp_path)],
         cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert benchmark.stdout is not None
-    assert benchmark.stdout.readline() == "ready\n"
-    assert accepts(address)
-    benchmark.kill()
-    benchmark.wait()
+    ) as benchmark:
+        assert benchmark.stdout is not None
+        assert benchmark.stdout.readline() == "ready\n"
+        assert accepts(address)
+        benchmark.kill()
     end_s = time.monotonic() + ENDED_S_MAX
     while accepts(address):
         assert time.monotonic() < end_s, "the server is still there"
