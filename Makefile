@@ -25,6 +25,7 @@ faults: install             ## what kills, cuts and terminates, alone and in ful
 		tests/infra/test_supervisor.py tests/router/test_faults.py \
 		tests/control_plane/test_move_steps.py tests/control_plane/test_move_copy.py \
 		tests/control_plane/test_move_history.py tests/control_plane/test_move_disk.py \
+		tests/control_plane/test_move_silence.py \
 		tests/control_plane/test_move_reclaim.py \
 		tests/e2e/test_move.py tests/e2e/test_move_in_flight.py \
 		tests/e2e/test_move_faults.py tests/e2e/test_berka.py

@@ -84,6 +84,8 @@ CONTRADICTION = "contradiction"
 """The phase of a move that needs a person: cells and catalog say what cannot be."""
 
 
+PAUSING = "pause"
+"""The phase of a move while the tenant's writes are paused, and just before."""
 WAITS_FOR_SHORT_PAUSE = "wait for a short pause"
 """The phase of a move whose gate does not open."""
 

@@ -14,6 +14,9 @@ from control_plane.move.heads import Change, Head, Heading, HeadState, Position
 from control_plane.routing import Epoch
 
 CONNECT_S_MAX = 5
+KEEPALIVE_S = 5
+SILENCE_MS_MAX = 15_000
+"""What was sent is acknowledged within that time, or the connection is over."""
 STATEMENT_MS_MAX = 300_000
 """To find the highest sequence of a large tenant takes a minute; what hangs is not waited for."""
 
@@ -33,6 +36,11 @@ async def connect(mover_dsn: str) -> Cell:
         options=options,
         application_name="cloister-mover",
         connect_timeout=CONNECT_S_MAX,
+        # Of a machine that is gone nothing is heard; the connection ends all the same.
+        keepalives_idle=KEEPALIVE_S,
+        keepalives_interval=KEEPALIVE_S,
+        keepalives_count=3,
+        tcp_user_timeout=SILENCE_MS_MAX,
     )
     return await AsyncConnection.connect(dsn, autocommit=True)
 

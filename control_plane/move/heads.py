@@ -62,6 +62,16 @@ class Head:
     """Where a tombstone points."""
 
 
+@dataclass(frozen=True, slots=True)
+class OutOfReach:
+    """In place of a head: the cell's database does not answer, so nobody knows."""
+
+
+OUT_OF_REACH = OutOfReach()
+Seen = Head | None | OutOfReach
+"""What a look at a cell has found; None: it has no head of the tenant."""
+
+
 class Side(StrEnum):
     """One of the two cells of a move."""
 

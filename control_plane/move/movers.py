@@ -6,9 +6,10 @@ another one, after a pause. Any number of control planes may do so at once.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from uuid import UUID, uuid4
 
 import psycopg
@@ -26,20 +27,23 @@ from control_plane.errors import (
 )
 from control_plane.move.cell_heads import connect, read_head
 from control_plane.move.fail_points import NO_FAIL_POINTS, FailPoints
-from control_plane.move.heads import Head, HeadState
+from control_plane.move.hands import Hands, MoveIllegal, MoveStopped
+from control_plane.move.heads import Head, HeadState, Side
 from control_plane.move.plan import Decision, Move, epoch_above
 from control_plane.move.register import LEASE_S, PAUSE_LEASE_S, MoveRecord, Register
 from control_plane.move.rehearsal import rehearse
-from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
+from control_plane.move.steps import run_move
 from control_plane.routing import CellName, Epoch
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications, nobody_has_gone
-from control_plane.wire import CONTRADICTION, MoveRehearsal
+from control_plane.wire import CONTRADICTION, PAUSING, MoveRehearsal
 
 LOOK_S = 0.5
 """Between two looks for open moves when nobody wakes it."""
-RETRY_S = 1.0
+RETRY_S = 0.2
 RETRY_S_MAX = 30.0
+RETRY_PAUSING_S_MAX = 1.0
+"""The same of a move in whose pause the last attempt ended."""
 SHADOW_S = 1.0
 """Between two visits to a move that can be rolled back."""
 PARALLEL_MAX = 4
@@ -76,6 +80,8 @@ class Movers:
         self._running: dict[UUID, asyncio.Task[None]] = {}
         self._visiting: set[UUID] = set()
         """Of those that run, the visits of shadows."""
+        self._pausing: set[UUID] = set()
+        """Of those that were put off, who left their tenant's writes paused."""
         self._failures: dict[UUID, int] = {}
         self._not_before_s: dict[UUID, float] = {}
 
@@ -226,6 +232,7 @@ class Movers:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     def _remember_only(self, open_moves: set[UUID]) -> None:
+        self._pausing &= open_moves
         for memory in (self._failures, self._not_before_s):
             for move_id in memory.keys() - open_moves - self._running.keys():
                 del memory[move_id]
@@ -236,6 +243,7 @@ class Movers:
             idle,
             moving=len(self._running) - len(self._visiting),
             visiting=len(self._visiting),
+            pausing=self._pausing,
             due_s=self._not_before_s,
             now_s=time.monotonic(),
         )
@@ -263,6 +271,8 @@ class Movers:
         try:
             term = await self.register.take_lease(move_id, self._holder)
             if term is None:
+                # Whoever holds it is at work; the place is for others meanwhile.
+                self._not_before_s[move_id] = time.monotonic() + LOOK_S
                 return
             try:
                 await self._work(record, term)
@@ -277,7 +287,8 @@ class Movers:
 
     async def _put_off(self, move_id: UUID, term: int, exc: Exception) -> None:
         failures = self._failures[move_id] = self._failures.get(move_id, 0) + 1
-        pause_s = min(RETRY_S_MAX, RETRY_S * 2.0 ** min(failures - 1, 10))
+        longest_s = RETRY_PAUSING_S_MAX if move_id in self._pausing else RETRY_S_MAX
+        pause_s = min(longest_s, RETRY_S * 2.0 ** min(failures - 1, 10))
         self._not_before_s[move_id] = time.monotonic() + pause_s
         expected = (MoveStopped, MoveIllegal, LeaseLost, psycopg.Error, ControlPlaneError)
         reason = f"{type(exc).__name__}: {exc}"
@@ -293,20 +304,24 @@ class Movers:
         missing = {move.source, move.target} - self._dsns.keys()
         if missing:
             raise CellUnavailable(f"the provider does not run {', '.join(sorted(missing))}")
-        async with (
-            await connect(self._dsns[move.source]) as source,
-            await connect(self._dsns[move.target]) as target,
-        ):
+        async with contextlib.AsyncExitStack() as stack:
             hands = Hands(
                 move=move,
                 term=term,
                 register=self.register,
-                source=source,
-                target=target,
+                cells={},
                 fold=lambda: self._verifications.verify(record.slug, nobody_has_gone),
                 on_owned=self._feed.refresh,
                 reach=self._fail_points.reach,
+                has_failed=move.move_id in self._failures,
             )
+            for side in Side:
+                try:
+                    hands.cells[side] = await connect(self._dsns[hands.name(side)])
+                    stack.push_async_callback(hands.cells[side].close)
+                except psycopg.OperationalError as exc:
+                    # The other one may be all that is needed to have the tenant served.
+                    hands.lose(side, str(exc))
             running = asyncio.create_task(run_move(hands), name="move steps")
             keeping = asyncio.create_task(self._keep_lease(hands), name="keep the lease")
             try:
@@ -318,6 +333,9 @@ class Movers:
                 for task in (running, keeping):
                     task.cancel()
                 await asyncio.gather(running, keeping, return_exceptions=True)
+                self._pausing.discard(move.move_id)
+                if hands.is_pausing:
+                    self._pausing.add(move.move_id)
 
     async def _keep_lease(self, hands: Hands) -> None:
         """Until cancelled. Raises LeaseLost; tells the steps of an operator's wish to abort."""
@@ -343,6 +361,7 @@ def next_to_begin(
     *,
     moving: int,
     visiting: int,
+    pausing: Container[UUID],
     due_s: Mapping[UUID, float],
     now_s: float,
 ) -> list[MoveRecord]:
@@ -352,10 +371,14 @@ def next_to_begin(
     and whoever was visited longest ago goes first, or the oldest would take every place.
     """
     due = [each for each in records if due_s.get(each.move.move_id, 0.0) <= now_s]
-    moves = [each for each in due if not each.window_is_open]
-    visits = [each for each in due if each.window_is_open]
+    # Whoever died in their pause left tenants that nobody serves: they wait for no place.
+    urgent = [each for each in due if each.phase == PAUSING or each.move.move_id in pausing]
+    others = [each for each in due if each not in urgent]
+    moves = [each for each in others if not each.window_is_open]
+    visits = [each for each in others if each.window_is_open]
     visits.sort(key=lambda each: due_s.get(each.move.move_id, 0.0))
-    return moves[: max(0, PARALLEL_MAX - moving)] + visits[: max(0, VISITS_MAX - visiting)]
+    moves = moves[: max(0, PARALLEL_MAX - moving)]
+    return urgent + moves + visits[: max(0, VISITS_MAX - visiting)]
 
 
 def _how_to_go_on(last: MoveRecord) -> str:

@@ -3,7 +3,8 @@
 `next_act` takes the move, its decision and the two heads, read as one snapshot, and returns the
 one act that comes next, for whoever asks: the mover, a second mover that found the lease free, the
 same one after a crash, an operator who wants the move aborted. There is no other memory: planning
-again from any point at which somebody stopped goes on from there.
+again from any point at which somebody stopped goes on from there. Of a cell that does not answer
+nothing is read; what the tenant is served by does not wait for it.
 
 In the order of a move that is not aborted:
 
@@ -34,12 +35,21 @@ came first, and has begun to retire the shadow, the rows are copied again.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 from uuid import UUID
 
-from control_plane.move.heads import START, Change, Head, Heading, HeadState, Side
+from control_plane.move.heads import (
+    START,
+    Change,
+    Head,
+    Heading,
+    HeadState,
+    OutOfReach,
+    Seen,
+    Side,
+)
 from control_plane.routing import CellName, Epoch
 
 
@@ -83,6 +93,8 @@ class Decide:
 
     name: ClassVar[str] = "decide"
     decision: Decision
+    mismatch: str | None = field(default=None, compare=False)
+    """What is wrong with the rows, where that is why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +120,13 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing can be done before a cell answers again."""
+
+    name: ClassVar[str] = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Illegal:
     """The three contradict each other; nobody may act before a person has looked."""
 
@@ -115,7 +134,7 @@ class Illegal:
     reason: str
 
 
-Act = Change | Fill | Decide | Shadow | Retire | Finish | Illegal
+Act = Change | Fill | Decide | Shadow | Retire | Finish | Wait | Illegal
 
 
 def epoch_above(seen: Iterable[Epoch]) -> Epoch:
@@ -136,8 +155,8 @@ def expected_pause_ms(step_s: float, catalog_s: float) -> float:
 def next_act(
     move: Move,
     decision: Decision | None,
-    source: Head | None,
-    target: Head | None,
+    source: Seen,
+    target: Seen,
     *,
     wants: Decision = Decision.COMMIT,
     gate_is_open: bool = False,
@@ -151,6 +170,8 @@ def next_act(
     """
     if source is None:
         return Illegal(reason=f"{move.source} has no head of the tenant")
+    if isinstance(source, OutOfReach) or isinstance(target, OutOfReach):
+        return _do_without(move, decision, source, target, wants)
     if decision is Decision.COMMIT:
         return _go_forward(move, source, target, window_is_open)
     if decision is Decision.ABORT:
@@ -158,6 +179,28 @@ def next_act(
     if wants is Decision.ABORT:
         return Decide(decision=Decision.ABORT)
     return _approach(move, source, target, gate_is_open)
+
+
+def _do_without(
+    move: Move, decision: Decision | None, source: Seen, target: Seen, wants: Decision
+) -> Act:
+    """A cell does not answer. What the tenant is served by needs only the catalog and the other.
+
+    The decision alone makes that safe: by it the silent one does not own the tenant and never will,
+    and whatever is still on its way there does not match. All the rest waits.
+    """
+    steps = _Changes(move)
+    if decision is None and wants is Decision.ABORT:
+        return Decide(decision=Decision.ABORT)
+    at_source, at_target = (
+        head.heading if isinstance(head, Head) else None for head in (source, target)
+    )
+    may_return = at_source in (*steps.unpinned, steps.pinned, steps.fenced)
+    if decision is Decision.ABORT and at_source is not None and may_return:
+        return steps.give_back(at_source)
+    if decision is Decision.COMMIT and at_target == steps.ready:
+        return steps.activate
+    return Wait()
 
 
 def _approach(move: Move, source: Head, target: Head | None, gate_is_open: bool) -> Act:
@@ -176,13 +219,19 @@ def _approach(move: Move, source: Head, target: Head | None, gate_is_open: bool)
         if target.position == source.position:
             return steps.seal(source)
         if target.position.seq >= source.position.seq:
-            return Decide(decision=Decision.ABORT)
+            return Decide(decision=Decision.ABORT, mismatch=_mismatch(source, target))
         return Fill()
     if target is not None and at_source == steps.fenced and at_target == steps.ready:
         if target.position == source.position:
             return Decide(decision=Decision.COMMIT)
-        return Decide(decision=Decision.ABORT)
+        return Decide(decision=Decision.ABORT, mismatch=_mismatch(source, target))
     return _illegal("undecided", source, target)
+
+
+def _mismatch(source: Head, target: Head) -> str:
+    """Of two journals that should be one, at the cut."""
+    ends = (f"{head.position.seq} {head.position.hash.hex()[:16]}" for head in (source, target))
+    return "the journals end at {} at the source and at {} at the target".format(*ends)
 
 
 def _go_forward(move: Move, source: Head, target: Head | None, window_is_open: bool) -> Act:

@@ -18,6 +18,7 @@ from control_plane.errors import MoveInProgress, NotFound, PlacementChanged, Win
 from control_plane.move.heads import Position
 from control_plane.move.plan import Decision, Move
 from control_plane.routing import CellName, Epoch, Placement
+from control_plane.wire import PAUSING
 
 LEASE_S = 10.0
 """Who does not renew it for so long is taken for dead, and another mover may go on."""
@@ -183,7 +184,8 @@ class Register:
     """
     # Also when its time is over: as long as nobody took it, nobody else is at work.
     RENEW: LiteralString = """
-    UPDATE moves SET lease_until = now() + make_interval(secs => %(seconds)s)
+    UPDATE moves SET lease_until = now() + make_interval(secs => %(seconds)s),
+        phase = CASE WHEN %(is_pausing)s AND decision IS NULL THEN %(pausing)s ELSE phase END
     WHERE move_id = %(move)s AND lease_term = %(term)s AND finished_at IS NULL
     RETURNING wants_abort
     """
@@ -203,7 +205,13 @@ class Register:
     ) -> Renewal | None:
         """None: it is over, and whoever held it must stop."""
         seconds = PAUSE_LEASE_S if is_pausing else LEASE_S
-        values = {"move": move_id, "term": term, "seconds": seconds}
+        values = {
+            "move": move_id,
+            "term": term,
+            "seconds": seconds,
+            "is_pausing": is_pausing,
+            "pausing": PAUSING,
+        }
         async with self._catalog.transaction() as tx:
             row = await (await tx.execute(self.RENEW, values)).fetchone()
         return None if row is None else Renewal(row["wants_abort"])

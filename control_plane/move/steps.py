@@ -13,17 +13,35 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
+from psycopg import OperationalError
 from psycopg.errors import DiskFull, LockNotAvailable
 
 from cell.head_watch import CHANNEL
 from control_plane.errors import CatalogUnavailable
 from control_plane.move.cell_heads import Cell, change_head, read_head
-from control_plane.move.fail_points import NO_FAIL_POINTS
-from control_plane.move.heads import START, Change, Head, Heading, HeadState, Position, Side
+from control_plane.move.hands import (
+    HEAD_S_MAX,
+    CellSilent,
+    Hands,
+    MoveIllegal,
+    MoveStopped,
+    View,
+)
+from control_plane.move.heads import (
+    START,
+    Change,
+    Head,
+    Heading,
+    HeadState,
+    OutOfReach,
+    Position,
+    Seen,
+    Side,
+)
 from control_plane.move.notes import amounts, compared, shadow_compared
 from control_plane.move.obstacles import obstacles
 from control_plane.move.plan import (
@@ -33,14 +51,13 @@ from control_plane.move.plan import (
     Fill,
     Finish,
     Illegal,
-    Move,
     Retire,
     Shadow,
+    Wait,
     expected_pause_ms,
     next_act,
 )
 from control_plane.move.reexecution import Differs
-from control_plane.move.register import Register
 from control_plane.move.rows import (
     DONE,
     SNAPSHOT,
@@ -53,7 +70,6 @@ from control_plane.move.rows import (
 )
 from control_plane.move.tail import Diverged, follow
 from control_plane.move.verify import Comparison, compare_rows
-from control_plane.verify.report import VerificationReport
 from control_plane.wire import CAN_BE_ROLLED_BACK, WAITS_FOR_SHORT_PAUSE
 
 FENCED_MS_MAX = 400
@@ -82,63 +98,6 @@ COPIES_MAX = 3
 log = logging.getLogger(__name__)
 
 
-class MoveStopped(Exception):
-    """This mover cannot go on now; another attempt may."""
-
-
-class MoveIllegal(Exception):
-    """Catalog and cells contradict each other: a person has to look."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What was last read, or left behind, of the three who know about the move."""
-
-    decision: Decision | None
-    source: Head | None
-    target: Head | None
-    window_is_open: bool = False
-    progress: Mapping[str, Any] = field(default_factory=dict)
-    """What had been noted of the move."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Hands:
-    """Whoever works on a move: what it reaches, and what it has seen to itself in this attempt."""
-
-    move: Move
-    term: int
-    register: Register
-    source: Cell
-    target: Cell
-    fold: Callable[[], Awaitable[VerificationReport]]
-    """Recompute the tenant's ledger where it is placed."""
-    on_owned: Callable[[], Awaitable[None]]
-    """Tell the routers who owns the tenant now."""
-    reach: Callable[[str], Awaitable[None]] = NO_FAIL_POINTS.reach
-    """Called with the name of each place where a mover may come to harm."""
-    abort_reason: str | None = None
-    """Why the move is to be aborted, while nothing is decided."""
-    verified_until_s: float | None = None
-    gate_is_open: bool = False
-    announced_until_s: float = 0.0
-    is_pausing: bool = False
-    """From just before the fence until writes are taken again."""
-    expected_pause_ms: float | None = None
-    fenced_at_s: float | None = None
-    is_target_lost: bool = False
-    """It did not answer within the pause; another attempt connects anew."""
-    copies: int = 0
-    noted_at_s: float = 0.0
-
-    def job(self, head: Head) -> Importing:
-        return Importing(tenant_id=self.move.tenant_id, heading=head.heading, term=self.term)
-
-    async def note(self, phase: str, **progress: object) -> None:
-        self.noted_at_s = time.monotonic()
-        await self.register.note(self.move.move_id, self.term, phase, progress)
-
-
 async def run_move(hands: Hands) -> None:
     """Bring the move to its end, whichever that is; or up to where it can still be rolled back.
 
@@ -150,7 +109,7 @@ async def run_move(hands: Hands) -> None:
     while True:
         view = view or await look(hands)
         decision = view.decision
-        if view.source is not None and view.source.heading.state is HeadState.FENCED:
+        if _is_fenced(view):
             # Also where somebody else has fenced it, who is not there any more.
             hands.is_pausing = True
         wants = Decision.ABORT if _must_abort(hands, view) else Decision.COMMIT
@@ -171,11 +130,13 @@ async def run_move(hands: Hands) -> None:
             case Shadow():
                 await _shadow(hands, view)
                 return
+            case Wait():
+                raise MoveStopped(_silence(hands))
             case Illegal(reason=reason):
                 raise MoveIllegal(reason)
         try:
             view = await _do(hands, view, act)
-        except ImportLost:
+        except (ImportLost, CellSilent):
             view = None
         except DiskFull as exc:
             if decision is not None:
@@ -183,6 +144,11 @@ async def run_move(hands: Hands) -> None:
                 raise
             # Going on would take from the target's tenants what they need to be written to.
             hands.abort_reason, view = f"a disk is full: {exc}", None
+        except OperationalError as exc:
+            # What remains to be done may need the other cell only.
+            if not hands.lose_broken(exc):
+                raise
+            view = None
         await hands.reach(f"after {act.name}")
         surprises = 0 if view is not None else surprises + 1
         if surprises == SURPRISES_MAX:
@@ -200,8 +166,8 @@ async def _do(hands: Hands, view: View, act: Act) -> View | None:
             return await _fence(hands, view, act)
         case Change(name="seal"):
             return await _within_the_pause(hands, view, _change(hands, view, act))
-        case Decide(decision=decision):
-            return await _decide(hands, view, decision)
+        case Decide():
+            return await _decide(hands, view, act)
         case Change(name="activate" | "return"):
             return await _serve_again(hands, view, act)
         case Change():
@@ -217,9 +183,9 @@ async def look(hands: Hands) -> View:
     Positions go on while the source owns the tenant; nothing is decided by them before the fence.
     """
     for _ in range(SURPRISES_MAX):
-        before = await _heads(hands)
+        before = await _look_at_both(hands)
         record = await hands.register.read(hands.move.move_id)
-        source, target = await _heads(hands)
+        source, target = await _look_at_both(hands)
         if _headings(source, target) == _headings(*before):
             if record.wants_abort is not None:
                 hands.abort_reason = record.wants_abort
@@ -233,45 +199,57 @@ async def look(hands: Hands) -> View:
     raise MoveStopped("the heads go on changing under this mover")
 
 
-async def _heads(hands: Hands) -> tuple[Head | None, Head | None]:
-    tenant_id = hands.move.tenant_id
-    return await read_head(hands.source, tenant_id), await read_head(hands.target, tenant_id)
+async def _look_at_both(hands: Hands) -> tuple[Seen, Seen]:
+    return await hands.see(Side.SOURCE), await hands.see(Side.TARGET)
 
 
-def _headings(*heads: Head | None) -> list[Heading | None]:
-    return [None if head is None else head.heading for head in heads]
+def _headings(*seen: Seen) -> list[Heading | OutOfReach | None]:
+    return [each.heading if isinstance(each, Head) else each for each in seen]
+
+
+def _is_fenced(view: View) -> bool:
+    return isinstance(view.source, Head) and view.source.heading.state is HeadState.FENCED
+
+
+def _silence(hands: Hands) -> str:
+    each = (f"{hands.name(side)} does not answer: {why}" for side, why in hands.silent.items())
+    return "; ".join(each)
 
 
 def _must_abort(hands: Hands, view: View) -> bool:
-    if view.decision is None and view.source is not None:
-        if view.source.heading.state is HeadState.FENCED:
-            # Found fenced by whoever was here before: from now on, it is this mover's pause.
-            hands.fenced_at_s = hands.fenced_at_s or time.monotonic()
-            if time.monotonic() > _deadline_s(hands):
-                hands.abort_reason = f"no decision within {FENCED_MS_MAX} ms of the fence"
-        return hands.abort_reason is not None
-    return False
+    if view.decision is None and _is_fenced(view):
+        hands.abort_reason = hands.abort_reason or _too_long(hands, view)
+    return view.decision is None and hands.abort_reason is not None
 
 
-def _deadline_s(hands: Hands) -> float:
-    assert hands.fenced_at_s is not None, "only what is fenced has a deadline"
-    return hands.fenced_at_s + FENCED_MS_MAX / 1000
+def _abort_for(hands: Hands, difference: str) -> None:
+    hands.differences = [difference]
+    hands.abort_reason = f"rows differ: {difference}"
+
+
+def _too_long(hands: Hands, view: View) -> str | None:
+    """Why writes are not to be paused any longer, if they are not."""
+    if hands.decide_by_s is None:
+        # Found fenced by whoever was here before: from now on, it is this mover's pause; but not
+        # again and again.
+        hands.decide_by_s = time.monotonic() + FENCED_MS_MAX / 1000
+        if hands.has_failed:
+            return f"it failed in the pause: {view.progress.get('last_error')}"
+    if isinstance(view.target, OutOfReach):
+        return _silence(hands)
+    if time.monotonic() > hands.decide_by_s:
+        return f"no decision within {FENCED_MS_MAX} ms of the fence"
+    return None
 
 
 async def _change(hands: Hands, view: View, change: Change) -> View | None:
     """The view with the head that the change left; None where it matched nothing."""
-    cell = _cell(hands, change.side)
-    head = await change_head(cell, hands.move.tenant_id, change, hands.term)
+    changing = change_head(hands.cell(change.side), hands.move.tenant_id, change, hands.term)
+    head = await hands.in_time(change.side, changing, HEAD_S_MAX)
     if head is None:
         return None
     log.info("head changed", extra={"move": hands.move.move_id, "change": change.name})
     return replace(view, source=head) if change.side is Side.SOURCE else replace(view, target=head)
-
-
-def _cell(hands: Hands, side: Side) -> Cell:
-    if side is Side.TARGET and hands.is_target_lost:
-        raise MoveStopped(f"{hands.move.target} did not answer in time")
-    return hands.source if side is Side.SOURCE else hands.target
 
 
 # Before the fence -------------------------------------------------------------------------------
@@ -289,7 +267,7 @@ async def _prepare(hands: Hands, view: View, change: Change) -> View | None:
 
 async def _fill(hands: Hands, view: View) -> View | None:
     """One step closer to the source. Without a fence: copy, follow, compare, open the gate."""
-    assert view.source is not None and view.target is not None
+    assert isinstance(view.source, Head) and isinstance(view.target, Head)
     if view.source.heading.state is HeadState.FENCED:
         await hands.reach("before drain")
         return await _within_the_pause(hands, view, _follow(hands, view))
@@ -310,8 +288,7 @@ async def _fill(hands: Hands, view: View) -> View | None:
         await hands.reach("before gate")
         return await _open_gate(hands, followed, step_s)
     except Differs as exc:
-        hands.abort_reason = f"rows differ: {exc}"
-        await hands.note("compare", differences=[str(exc)])
+        _abort_for(hands, str(exc))
         return view
     except Diverged as exc:
         await _begin_again(hands, view.target, str(exc))
@@ -332,7 +309,7 @@ async def _is_close(hands: Hands, before: View, after: View) -> bool:
     What is written during a step is left for the next one, which is shorter in turn, until two are
     alike. A step has bounds of its own, so that how much it brought says nothing by itself.
     """
-    assert before.target is not None and after.target is not None
+    assert isinstance(before.target, Head) and isinstance(after.target, Head)
     source = await read_head(hands.source, hands.move.tenant_id)
     if source is None:
         return False
@@ -388,7 +365,7 @@ async def _copy(hands: Hands, target: Head) -> None:
 
 async def _follow(hands: Hands, view: View) -> View:
     """Apply the next step of the journal, if there is one."""
-    assert view.target is not None
+    assert isinstance(view.target, Head)
     position = await follow(
         hands.source, hands.target, hands.job(view.target), view.target.position
     )
@@ -404,7 +381,7 @@ def _is_verified(hands: Hands) -> bool:
 
 async def _compare(hands: Hands, view: View) -> View:
     """Compare every row at one sequence; rows that differ abort the move."""
-    assert view.target is not None
+    assert isinstance(view.target, Head)
     await hands.note("compare")
     began_s = time.monotonic()
     job = hands.job(view.target)
@@ -466,21 +443,24 @@ async def _fence(hands: Hands, view: View, change: Change) -> View | None:
     hands.gate_is_open = False
     began_s = time.monotonic()
     try:
-        head = await change_head(
+        fencing = change_head(
             hands.source,
             hands.move.tenant_id,
             change,
             hands.term,
             lock_ms_max=FENCE_LOCK_MS_MAX,
         )
+        # Whether it came through where nothing is heard of it, the next attempt reads.
+        head = await hands.in_time(Side.SOURCE, fencing, FENCED_MS_MAX / 1000)
     except LockNotAvailable:
         hands.is_pausing = False
-        await hands.note("follow", fence=f"a batch took more than {FENCE_LOCK_MS_MAX} ms")
+        gate = f"a batch took more than {FENCE_LOCK_MS_MAX} ms"
+        await hands.note(WAITS_FOR_SHORT_PAUSE, gate=gate)
         await asyncio.sleep(FENCE_PAUSE_S)
         return view
     if head is None:
         return None
-    hands.fenced_at_s = began_s
+    hands.fenced_at_s, hands.decide_by_s = began_s, began_s + FENCED_MS_MAX / 1000
     return replace(view, source=head)
 
 
@@ -488,31 +468,26 @@ async def _within_the_pause(
     hands: Hands, view: View, act: Coroutine[Any, Any, View | None]
 ) -> View | None:
     """The act, if it comes to its end in time; else the view as it was, and an abort."""
-    working = asyncio.create_task(act, name="act within the pause")
-    left_s = max(0.0, _deadline_s(hands) - time.monotonic())
-    await asyncio.wait({working}, timeout=left_s)
-    if working.done():
-        try:
-            return working.result()
-        except (Diverged, Differs) as exc:
-            hands.abort_reason = str(exc)
-            return view
-    # Not waited for: a target that hangs does not even answer that it was told to stop.
-    working.cancel()
-    working.add_done_callback(lambda task: task.cancelled() or task.exception())
-    hands.is_target_lost = True
-    hands.abort_reason = f"no decision within {FENCED_MS_MAX} ms of the fence"
+    assert hands.decide_by_s is not None, "only what is fenced has a deadline"
+    try:
+        return await hands.in_time(Side.TARGET, act, hands.decide_by_s - time.monotonic())
+    except CellSilent:
+        hands.abort_reason = f"no decision within {FENCED_MS_MAX} ms of the fence"
+    except (Diverged, Differs) as exc:
+        _abort_for(hands, str(exc))
     return view
 
 
-async def _decide(hands: Hands, view: View, decision: Decision) -> View:
+async def _decide(hands: Hands, view: View, act: Decide) -> View:
+    source = view.source if _is_fenced(view) else None
+    cut = source.position if isinstance(source, Head) else None
+    if act.mismatch is not None:
+        _abort_for(hands, act.mismatch)
     # The point of no return: whoever is first writes the decision, for all.
-    source = view.source
-    is_cut = source is not None and source.heading.state is HeadState.FENCED
-    cut = source.position if source is not None and is_cut else None
-    decided = await hands.register.decide(hands.move, decision, cut)
+    decided = await hands.register.decide(hands.move, act.decision, cut)
     if decided is Decision.ABORT:
-        await hands.note("abort", aborted_because=hands.abort_reason)
+        found = {"differences": hands.differences} if hands.differences else {}
+        await hands.note("abort", aborted_because=hands.abort_reason, **found)
     is_committed = decided is Decision.COMMIT
     return replace(view, decision=decided, window_is_open=is_committed and hands.move.window_s > 0)
 
@@ -522,15 +497,16 @@ async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
     after = await _change(hands, view, change)
     if after is not None:
         hands.is_pausing = False
-        pause_s = time.monotonic() - hands.fenced_at_s if hands.fenced_at_s else None
+        served_s = time.monotonic()
         # Only now: a router that knew earlier would send to a cell that does not know yet.
         await hands.on_owned()
-        if pause_s is not None:
+        if hands.decide_by_s is not None:
             notes: dict[str, object] = {
-                "pause_ms": round(pause_s * 1000, 1),
                 "expected_pause_ms": hands.expected_pause_ms,
                 **shadow_compared([]),
             }
+            if hands.fenced_at_s is not None:
+                notes["pause_ms"] = round((served_s - hands.fenced_at_s) * 1000, 1)
             await hands.note("serve again", **notes)
             after = replace(after, progress={**after.progress, **notes})
     return after
@@ -541,7 +517,7 @@ async def _serve_again(hands: Hands, view: View, change: Change) -> View | None:
 
 async def _shadow(hands: Hands, view: View) -> None:
     """One visit while the move can be rolled back: the source comes to where the target is."""
-    assert view.source is not None and view.target is not None
+    assert isinstance(view.source, Head) and isinstance(view.target, Head)
     await _recompute(hands, view)
     job = hands.job(view.source)
     ways = (hands.target, hands.source, job, view.source.position)
@@ -555,7 +531,7 @@ async def _shadow(hands: Hands, view: View) -> None:
             differences = found.differences[:20]
             notes = shadow_compared(differences)
         notes["shadow_seq"] = position.seq
-    except Differs as exc:
+    except (Differs, Diverged) as exc:
         differences = [str(exc)]
         notes = shadow_compared(differences)
     if differences:
@@ -581,9 +557,9 @@ async def _retire(hands: Hands, view: View, change: Change) -> View | None:
     """Delete the rows of the cell that lost the tenant; the target's ledger is recomputed first."""
     at_source = change.side is Side.SOURCE
     head = view.source if at_source else view.target
-    assert head is not None, "a cell that lost the tenant has a tombstone"
+    assert isinstance(head, Head), "a cell that lost the tenant has a tombstone"
     if at_source:
         await _recompute(hands, view)
     await hands.note("clean up")
-    await delete_rows(_cell(hands, change.side), hands.job(head), head.position)
+    await delete_rows(hands.cell(change.side), hands.job(head), head.position)
     return await _change(hands, view, change)

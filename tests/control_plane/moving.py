@@ -18,10 +18,11 @@ from cell.ledger.model import TenantId
 from cell.tables import TENANT_TABLES
 from control_plane.catalog import Catalog
 from control_plane.move.cell_heads import Cell, connect, read_head
-from control_plane.move.heads import Heading, HeadState
+from control_plane.move.hands import Hands
+from control_plane.move.heads import Heading, HeadState, Side
 from control_plane.move.plan import Move
 from control_plane.move.register import MoveRecord, Register
-from control_plane.move.steps import Hands, run_move
+from control_plane.move.steps import run_move
 from control_plane.routing import CellName, Epoch
 from control_plane.verify.report import Difference, VerificationReport
 
@@ -88,8 +89,7 @@ class Platform:
             move=move,
             term=term,
             register=self.register,
-            source=self.movers[move.source],
-            target=self.movers[move.target],
+            cells={Side.SOURCE: self.movers[move.source], Side.TARGET: self.movers[move.target]},
             fold=fold,
             on_owned=on_owned,
             **kind,

@@ -3,7 +3,8 @@
 Method: breadth first over every state that two cells, a catalog and any number of movers can get
 into during two moves of one tenant (there and back, once
 more after an abort, or rolled back within the window of the first). In each state,
-what `next_act` says for every wish (go on, fence now, abort) is put on its way; what is on its way
+what `next_act` says for every wish (go on, fence now, abort), also to whom a cell does not answer,
+is put on its way; what is on its way
 may arrive now, later, or never: so there are zombies, helpers, crashes and repeats. Checked in all
 states: one owner at the most, the owner holds exactly the acknowledged writes, no lease term goes
 back, nobody is told that the three contradict each other, and the same function, asked again and
@@ -24,12 +25,14 @@ import pytest
 
 from control_plane.move.heads import (
     EDGES,
+    OUT_OF_REACH,
     START,
     Change,
     Head,
     Heading,
     HeadState,
     Position,
+    Seen,
     Side,
     apply_change,
 )
@@ -43,6 +46,7 @@ from control_plane.move.plan import (
     Move,
     Retire,
     Shadow,
+    Wait,
     epoch_above,
     next_act,
 )
@@ -200,12 +204,12 @@ class Explorer:
             next_act(
                 planned.move,
                 planned.decision,
-                source.head,
-                target.head,
+                *seen,
                 wants=wants,
                 gate_is_open=gate_is_open,
                 window_is_open=window_is_open,
             )
+            for seen in what_is_seen(source.head, target.head)
             for wants in Decision
             for gate_is_open in (False, True)
             for window_is_open in (False, True)
@@ -451,6 +455,8 @@ class Caught(Exception):
 
 def statements(act: Act, source: Cell, target: Cell) -> list[Any]:
     """What an act may send, the usual first. Whoever fills may also begin again, at any time."""
+    if isinstance(act, Wait):
+        return []
     if isinstance(act, Fill):
         return next_write(Side.TARGET, source, target) + ([Wipe()] if target.log else [])
     if isinstance(act, Shadow):
@@ -459,6 +465,16 @@ def statements(act: Act, source: Cell, target: Cell) -> list[Any]:
         rows = source.log if act.change.side is Side.SOURCE else target.log
         return [Delete(act.change.side)] if rows else [act.change]
     return [act]
+
+
+def what_is_seen(source: Head | None, target: Head | None) -> list[tuple[Seen, Seen]]:
+    """By whoever looks; a cell may not answer."""
+    return [
+        (source, target),
+        (source, OUT_OF_REACH),
+        (OUT_OF_REACH, target),
+        (OUT_OF_REACH, OUT_OF_REACH),
+    ]
 
 
 def next_write(side: Side, leader: Cell, follower: Cell) -> list[Any]:
@@ -569,7 +585,7 @@ def test_there_is_an_act_for_everything_that_may_be_found() -> None:
         epoch_old=Epoch(1),
         epoch_new=Epoch(2),
     )
-    heads = [None] + [
+    heads: list[Seen] = [None, OUT_OF_REACH] + [
         Head(heading=Heading(state, Epoch(epoch), move_id), position=START)
         for state in HeadState
         for epoch in (1, 2, 3)
@@ -593,4 +609,4 @@ def test_there_is_an_act_for_everything_that_may_be_found() -> None:
         for wants in Decision
         for gate_is_open in (False, True)
     }
-    assert acts == {Change, Fill, Decide, Shadow, Retire, Finish, Illegal}
+    assert acts == {Change, Fill, Decide, Shadow, Retire, Finish, Wait, Illegal}

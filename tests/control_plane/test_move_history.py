@@ -21,10 +21,10 @@ from cell.errors import NotApplied
 from control_plane.catalog import Catalog
 from control_plane.move import register, rows, steps, tail, verify
 from control_plane.move.cell_heads import read_head
+from control_plane.move.hands import Hands, MoveIllegal
 from control_plane.move.heads import Position
 from control_plane.move.plan import Decision
 from control_plane.move.register import Register
-from control_plane.move.steps import Hands, MoveIllegal
 from control_plane.move.tail import SegmentRow
 
 pytestmark = pytest.mark.faults
@@ -118,7 +118,7 @@ async def test_a_move_keeps_what_was_promised(story: Story) -> None:
 async def test_no_fence_is_found(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     async def pretend(hands: Hands, view: Any, change: Any) -> Any:
         hands.gate_is_open = False
-        hands.fenced_at_s = steps.time.monotonic()
+        hands.decide_by_s = steps.time.monotonic() + 60
         return replace(view, source=replace(view.source, heading=change.wanted))
 
     monkeypatch.setattr(steps, "_fence", pretend)

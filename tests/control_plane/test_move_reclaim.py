@@ -17,10 +17,11 @@ from cell.errors import NotApplied
 from control_plane.catalog import Catalog
 from control_plane.errors import NotFound
 from control_plane.move import reclaim
+from control_plane.move.hands import MoveStopped
 from control_plane.move.heads import Heading, HeadState
 from control_plane.move.plan import Decision
 from control_plane.move.reclaim import Reclaimer
-from control_plane.move.steps import MoveStopped, run_move
+from control_plane.move.steps import run_move
 from control_plane.routing import Epoch
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications

@@ -24,11 +24,12 @@ from control_plane.catalog import Catalog
 from control_plane.errors import MoveDecided, MoveInProgress, PlacementRefused, WindowClosed
 from control_plane.move import obstacles, register, steps, tail
 from control_plane.move.cell_heads import Cell, connect, read_head
+from control_plane.move.hands import Hands, MoveIllegal, MoveStopped, View
 from control_plane.move.heads import HeadState
 from control_plane.move.movers import Movers
 from control_plane.move.plan import Decision, Move
 from control_plane.move.register import MoveRecord, Register
-from control_plane.move.steps import Hands, MoveIllegal, MoveStopped, run_move
+from control_plane.move.steps import run_move
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications
 
@@ -418,7 +419,7 @@ async def test_a_mover_whose_lease_is_over_changes_nothing(platform: Platform) -
     record = await platform.run(move)
     before = (await platform.head(A), await platform.head(B))
     assert record.decision is Decision.COMMIT
-    view = steps.View(decision=None, source=None, target=None)
+    view = View(decision=None, source=None, target=None)
     for act in zombie_acts(move):
         assert await steps._change(zombie, view, act) is None
     assert (await platform.head(A), await platform.head(B)) == before

@@ -9,6 +9,7 @@ from control_plane.move.movers import PARALLEL_MAX, SHADOW_S, VISITS_MAX, next_t
 from control_plane.move.plan import Decision, Move
 from control_plane.move.register import MoveRecord
 from control_plane.routing import CellName, Epoch
+from control_plane.wire import PAUSING
 
 
 def move(number: int) -> MoveRecord:
@@ -40,7 +41,7 @@ def shadow(number: int) -> MoveRecord:
 
 
 def begun(records: list[MoveRecord], due_s: dict[UUID, float], now_s: float) -> list[MoveRecord]:
-    return next_to_begin(records, moving=0, visiting=0, due_s=due_s, now_s=now_s)
+    return next_to_begin(records, moving=0, visiting=0, pausing=(), due_s=due_s, now_s=now_s)
 
 
 def test_moves_have_places_that_no_shadow_takes() -> None:
@@ -53,9 +54,24 @@ def test_moves_have_places_that_no_shadow_takes() -> None:
 def test_what_runs_already_takes_its_place() -> None:
     records = [*(move(n) for n in range(6)), *(shadow(n) for n in range(6))]
     chosen = next_to_begin(
-        records, moving=PARALLEL_MAX - 1, visiting=VISITS_MAX + 1, due_s={}, now_s=0.0
+        records, moving=PARALLEL_MAX - 1, visiting=VISITS_MAX + 1, pausing=(), due_s={}, now_s=0.0
     )
     assert chosen == records[:1]
+
+
+def test_whose_writes_are_paused_waits_for_no_place() -> None:
+    """Whether the catalog says so, of somebody who died, or an attempt of this one ended there."""
+    moves = [move(n) for n in range(PARALLEL_MAX)]
+    orphan, own = replace(move(8), phase=PAUSING), shadow(9)
+    chosen = next_to_begin(
+        [*moves, orphan, own],
+        moving=PARALLEL_MAX,
+        visiting=VISITS_MAX,
+        pausing={own.move.move_id},
+        due_s={},
+        now_s=0.0,
+    )
+    assert chosen == [orphan, own]
 
 
 def test_every_shadow_is_visited_in_turn() -> None:
