@@ -30,6 +30,7 @@ faults: install             ## what kills, cuts and terminates, alone and in ful
 		tests/e2e/test_move.py tests/e2e/test_move_in_flight.py \
 		tests/e2e/test_move_faults.py tests/e2e/test_berka.py
 	CLOISTER_LIST_TRANSACTIONS=500000 $(BIN)/pytest -m "" tests/cell/test_list_plans.py
+	CLOISTER_ROLLBACKS=100 $(BIN)/pytest -m "" tests/control_plane/test_move_steps.py -k again_and_again
 
 bench: install              ## every benchmark; writes benchmarks/out/*.json and prints the table
 	$(BIN)/python -m benchmarks

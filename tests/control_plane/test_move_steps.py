@@ -7,6 +7,7 @@ and nothing else, is in the journal of the owner, which the audit then executes 
 
 import asyncio
 import itertools
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from control_plane.verify.service import Verifications
 
 pytestmark = pytest.mark.faults
 
-ROLLBACKS = 5
+ROLLBACKS = int(os.environ.get("CLOISTER_ROLLBACKS", "5"))
 
 
 @pytest.fixture(autouse=True)

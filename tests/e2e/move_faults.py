@@ -1,7 +1,8 @@
 """What can strike a platform in the middle of a move, and the clients who must not notice a loss.
 
-A fault is a fail point of the mover, a victim and a blow, all drawn from a seed: the mover comes to
-the point and waits there (or is the victim itself) while real signals hit real processes.
+A fault is a fail point of the mover, a victim and a blow: the mover comes to the point and waits
+there (or is the victim itself) while real signals hit real processes. Seeds go through all of them,
+from point to point: twenty in a row strike at every point, three hundred do all there is.
 """
 
 import random
@@ -41,6 +42,8 @@ ALWAYS_PASSED = frozenset(POINTS) - {"before drain"}
 """By a move that ends well; there may be nothing to drain."""
 VICTIMS = ("mover", "source", "target", "source postgres", "target postgres", "catalog", "router")
 STOPPED_MS = (100, 600, 2_000)
+MOVER_STOPPED_MS = (600, 12_000)
+"""The second is longer than a lease: another one goes on, and the first wakes up as a zombie."""
 GIVEN_UP = 0.05
 """The share of refused attempts after which a client does not try again."""
 STRIKE_MS = 300
@@ -56,10 +59,12 @@ class Fault:
 
     @classmethod
     def drawn(cls, seed: int) -> "Fault":
-        draw = random.Random(seed)
-        victim = draw.choice(VICTIMS)
-        blows = ("kill", "stop", "fail") if victim == "mover" else ("kill", "stop")
-        return cls(draw.choice(POINTS), victim, draw.choice(blows), draw.choice(STOPPED_MS))
+        point = POINTS[seed % len(POINTS)]
+        strikes = [(victim, blow) for victim in VICTIMS for blow in blows_to(victim)]
+        random.Random(point).shuffle(strikes)
+        victim, blow = strikes[seed // len(POINTS) % len(strikes)]
+        stopped_ms = MOVER_STOPPED_MS if victim == "mover" else STOPPED_MS
+        return cls(point, victim, blow, random.Random(seed).choice(stopped_ms))
 
     def __str__(self) -> str:
         blow = f"{self.blow} {self.stopped_ms} ms" if self.blow == "stop" else self.blow
@@ -76,6 +81,10 @@ class Fault:
 
     def is_reached(self, points: Path) -> bool:
         return (points / f"{self.point}.reached").exists()
+
+
+def blows_to(victim: str) -> tuple[str, ...]:
+    return ("kill", "stop", "fail") if victim == "mover" else ("kill", "stop")
 
 
 def strike(fault: Fault, processes: Processes, source: str, target: str) -> None:
