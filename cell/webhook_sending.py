@@ -77,7 +77,18 @@ def parse_target(url: str) -> SplitResult:
         raise Unprocessable("url begins with http:// or https:// and a host", "url")
     if "@" in parts.netloc or parts.fragment:
         raise Unprocessable("url holds no credentials and no fragment", "url")
+    _require_host_name(parts.hostname)
     return parts
+
+
+def _require_host_name(host: str) -> None:
+    """What the look-up of a name, which begins like this, raises instead of failing to find it."""
+    try:
+        host.encode("idna")
+    except UnicodeError as exc:
+        raise Unprocessable(
+            "url: between the dots of a host name are 1 to 63 characters", "url"
+        ) from exc
 
 
 def require_public_literal(parts: SplitResult) -> None:

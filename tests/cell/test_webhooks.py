@@ -32,6 +32,8 @@ from cell.webhook_sending import (
 
 SECRET = "the platform's secret of the tests"
 ATTEMPTS_MAX = 6
+UNNAMEABLE = ("http://a..b/", "http://.example.com/", "https://./", f"http://{'a' * 64}.example/")
+"""Host names that cannot be looked up at all."""
 
 
 @pytest.fixture
@@ -127,6 +129,10 @@ def test_endpoints_are_made_changed_and_deleted(
     assert http.get("/api/webhook_endpoints").json() == [shown]
     changed = http.patch(path, json={"description": None})
     assert (changed.status_code, changed.json()["description"]) == (200, None)
+    for url in UNNAMEABLE:
+        refused = http.patch(path, json={"url": url})
+        assert (refused.status_code, refused.json()["errors"]["parameter"]) == (422, "url"), url
+    assert http.get(path).json()["url"] == receiver.url
     with cell.new_tenant().http() as other:
         assert other.get(path).status_code == 404
         assert other.patch(path, json={"description": "x"}).status_code == 404
@@ -135,7 +141,8 @@ def test_endpoints_are_made_changed_and_deleted(
     assert http.delete(path).json()["discarded_at"] is not None
     assert http.delete(path).status_code == 200
     assert http.get(path).status_code == http.patch(path, json={}).status_code == 404
-    for url in ("ftp://h/", "http://", "http://u:p@h/", "x", "http://h/ x", "http://h:99999/"):
+    shapes = ("ftp://h/", "http://", "http://u:p@h/", "x", "http://h/ x", "http://h:99999/")
+    for url in (*shapes, *UNNAMEABLE):
         answer = http.post("/api/webhook_endpoints", json={"url": url})
         assert (answer.status_code, answer.json()["errors"]["parameter"]) == (422, "url"), url
 
@@ -210,6 +217,8 @@ def test_addresses_that_are_taken() -> None:
     for address in ("93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"):
         assert is_public(address)
     require_public_literal(parse_target("https://example.com:8443/x?y"))
+    for host in ("example.com.", f"{'a' * 63}.example", "[::1]"):
+        parse_target(f"http://{host}/")
 
 
 async def test_names_are_judged_by_their_addresses(receiver: Receiver) -> None:
@@ -223,6 +232,9 @@ async def test_names_are_judged_by_their_addresses(receiver: Receiver) -> None:
             refusal = await sender.send(tenant_id, "id", url, event)
             assert refusal is not None
             assert "TargetRefused" in refusal
+        # Endpoints of before such URLs were refused: an attempt that failed like any other.
+        for url in UNNAMEABLE:
+            assert await sender.send(tenant_id, "id", url, event) is not None
     finally:
         await sender.close()
     assert not receiver.received
