@@ -15,7 +15,7 @@ from typing import Final, LiteralString
 
 from cell.errors import Unprocessable
 from cell.query import Query
-from cell.timestamps import DAY_US, parse_timestamp
+from cell.timestamps import DAY_US, parse_day, parse_timestamp
 
 EFFECTIVE_AT: Final = "effective_at"
 AS_OF_DATE: Final = "as_of_date"
@@ -57,8 +57,7 @@ def parse_as_of(query: Query, keys: tuple[str, ...]) -> AsOf | None:
         return AsOf(before_us=parse_timestamp(text, PARAMETER) + 1)
     if key == AS_OF_DATE:
         # A caller's datetime arrives as a full timestamp; its UTC day is meant.
-        at_us = parse_timestamp(text, PARAMETER)
-        return AsOf(before_us=at_us - at_us % DAY_US + DAY_US)
+        return AsOf(before_us=parse_day(text, PARAMETER) + DAY_US)
     if key == LOCK_VERSION:
         return AsOf(lock_version=parse_lock_version(text, PARAMETER))
     return _between(asked)

@@ -14,7 +14,7 @@ from cell.ids import first_id
 from cell.pagination import Page
 from cell.parameters import BALANCE_OPERATORS, OPERATORS, Filter, Kind
 from cell.query import Query
-from cell.timestamps import DAY_US, parse_date, parse_timestamp
+from cell.timestamps import DAY_US, parse_day, parse_timestamp
 from cell.wellformed import METADATA_KEYS_MAX
 
 _INTEGER_DIGITS_MAX: Final = 60
@@ -87,8 +87,8 @@ class Filters:
     def _days(self, name: str, sql: LiteralString) -> None:
         """Conditions on days as conditions on times; a day is [midnight, next midnight), UTC."""
         for operator, text in self._operands(name, OPERATORS):
-            # A caller's datetime arrives as a full timestamp; its day is meant.
-            start = parse_date(text[:10], name)
+            # A caller's datetime arrives as a full timestamp; its UTC day is meant.
+            start = parse_day(text, name)
             if operator != "eq":
                 is_next = operator in ("gt", "lte")
                 of_times: LiteralString = ">=" if operator in ("gt", "gte") else "<"

@@ -58,6 +58,12 @@ def parse_date(text: str, parameter: str) -> int:
         raise _unreadable(text, parameter) from exc
 
 
+def parse_day(text: str, parameter: str) -> int:
+    """Microseconds since 1970 of the midnight, UTC, of the day on which that date or time is."""
+    at_us = parse_timestamp(text, parameter)
+    return at_us - at_us % DAY_US
+
+
 def _unreadable(text: str, parameter: str) -> Unprocessable:
     shown = text if len(text) <= 40 else text[:40] + "…"
     return Unprocessable(

@@ -74,6 +74,23 @@ def test_days(operator: str, conditions: str, days: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "day"),
+    [
+        ("2024-01-02", 0),
+        ("2024-01-02T23:59:59.999999Z", 0),
+        ("2024-01-02 03:04:05.678901+00:00", 0),
+        # The day in UTC, as `balances[as_of_date]` takes it.
+        ("2024-01-02T23:00:00-05:00", 1),
+        ("2024-01-02T00:30:00+01:00", -1),
+    ],
+)
+def test_the_day_of_a_time(text: str, day: int) -> None:
+    built = filters(("effective_date[gte]", text))
+    built.apply([Filter("effective_date", Kind.DAYS, "t.at")])
+    assert statement(built)[1][0] == 1_704_153_600_000_000 + 86_400_000_000 * day
+
+
+@pytest.mark.parametrize(
     ("pairs", "parameter"),
     [
         ([("amount", "5")], "amount"),
@@ -84,13 +101,17 @@ def test_days(operator: str, conditions: str, days: list[int]) -> None:
         ([("amount[gt]", "\u0665")], "amount"),
         ([("amount[gt]", "9" * 61)], "amount"),
         ([("at[gt]", "yesterday")], "at"),
+        ([("day[gt]", "yesterday")], "day"),
+        ([("day[gte]", "2024-01-02garbage")], "day"),
+        ([("day[gte]", "2024-01-02T")], "day"),
+        ([("day[gte]", "2024-01-02T25:00:00Z")], "day"),
     ],
 )
 def test_refused_operands(pairs: list[tuple[str, str]], parameter: str) -> None:
     built = filters(*pairs)
     with pytest.raises(Unprocessable) as refused:
         built.apply([Filter("amount", Kind.INTEGERS, "t.amount")])
-        built.apply([Filter("at", Kind.TIMES, "t.at")])
+        built.apply([Filter("at", Kind.TIMES, "t.at"), Filter("day", Kind.DAYS, "t.at")])
     assert refused.value.parameter == parameter
 
 
