@@ -171,15 +171,16 @@ async def _answer(
 
 
 async def _restrict_to_statement(call: Call, over: Filters, last: Filters) -> None:
-    """Only what was current when the statement was made, of the transactions that it is about."""
+    """Only what was current when the statement was made, of the transactions that it is about.
+
+    Raises NotFound where there is no such statement, as for an unknown transaction.
+    """
     statement_id = over.query.uuid(OF_STATEMENT.name)
     if statement_id is None:
         return
     of = await ledger_account_statements.find(call, statement_id)
     if of is None:
-        over.add("false")
-        last.add("false")
-        return
+        raise NotFound(f"no ledger account statement {statement_id}", OF_STATEMENT.name)
     bounds = (of.ledger_account_id, of.lower_bound_us, of.upper_bound_us)
     versions = (of.lock_version, of.lock_version)
     # The sequence of a version that is over is that of the change which ended it.

@@ -170,7 +170,9 @@ def test_versions_of_a_statement_are_those_it_was_made_of(books: Books) -> None:
     client.ledger_transactions.update(other, metadata={"k": "v"})
     books.deposit(9, effective_at=dated)
     assert versions(statement.id) == [(edited, 1, "pending")]
-    assert versions(books.alice) == []
+    with pytest.raises(NotFoundError) as unknown:
+        versions(books.alice)
+    assert "ledger_account_statement_id" in str(unknown.value)
 
 
 def test_a_category_as_of_a_time(books: Books) -> None:

@@ -209,7 +209,9 @@ def test_versions_are_listed(books: Books, access: Access) -> None:
         assert [each["description"] for each in answer.json()] == ["2", None]
         assert http.get("/api/ledger_transactions/x/versions").status_code == 404
         assert http.get(path, params={"version[is]": "1"}).status_code == 422
-        assert http.get(path, params={"ledger_account_statement_id": UNKNOWN}).json() == []
+        unknown = http.get(path, params={"ledger_account_statement_id": UNKNOWN})
+        assert unknown.status_code == 404
+        assert unknown.json()["errors"]["parameter"] == "ledger_account_statement_id"
 
 
 # A20
