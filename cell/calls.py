@@ -221,6 +221,9 @@ class Route:
     """Of the query string: every one the endpoint reads."""
     errors: tuple[int, ...] = ()
     """Statuses beyond those which follow from the method, the path, the body and parameters."""
+    deferred: Any = None
+    """The view answered with 202 and a Location to poll, where the endpoint follows
+    `Prefer: respond-async`; None where it does not read that header."""
 
     @property
     def success(self) -> int:

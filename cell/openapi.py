@@ -55,6 +55,7 @@ def described(routes: Sequence[Route]) -> Route:
 def describe(routes: Sequence[Route]) -> Json:
     """The document. Raises TypeError where a struct holds what JSON Schema cannot say."""
     views = [_shown(route) for route in routes if route.shows is not None]
+    views += [route.deferred for route in routes if route.deferred is not None]
     bodies = [route.body for route in routes if route.body is not None]
     schemas, components = msgspec.json.schema_components(
         [*views, *bodies, ErrorView], schema_hook=_anything, ref_template=_REF
@@ -132,6 +133,8 @@ def _operation(route: Route, schemas: Mapping[Any, Json]) -> Json:
         "responses": {str(route.success): _response(route, schemas)}
         | {str(status): _refusal(status) for status in _refusals(route)},
     }
+    if route.deferred is not None:
+        operation["responses"][str(HTTPStatus.ACCEPTED.value)] = _queued(route, schemas)
     if route.body is not None:
         content = {"application/json": {"schema": schemas[route.body]}}
         operation["requestBody"] = {"required": True, "content": content}
@@ -176,6 +179,22 @@ def _response(route: Route, schemas: Mapping[Any, Json]) -> Json:
     return response
 
 
+def _queued(route: Route, schemas: Mapping[Any, Json]) -> Json:
+    """What is answered where the client does not wait for the effect."""
+    return {
+        "description": "Queued durably, as `Prefer: respond-async` asked; applied soon afterwards.",
+        "headers": {
+            "Location": {
+                "description": "The path to poll until what is there is no longer pending.",
+                "required": True,
+                "schema": {"type": "string", "format": "uri-reference"},
+            },
+            "Preference-Applied": {"required": True, "schema": {"const": "respond-async"}},
+        },
+        "content": {"application/json": {"schema": schemas[route.deferred]}},
+    }
+
+
 def _path_parameters(route: Route) -> Iterator[Json]:
     for name in _VARIABLE.findall(route.path):
         schema = {"type": "string", "minLength": 1}
@@ -191,11 +210,22 @@ def _headers(route: Route) -> Iterator[Json]:
             "description": "The same key, the same effect and the same answer, for 24 hours.",
             "schema": schema,
         }
+    if route.deferred is not None:
+        yield {
+            "name": "Prefer",
+            "in": "header",
+            "description": "With `respond-async` answered 202 once it is queued durably. Other "
+            "preferences are ignored (RFC 7240).",
+            "schema": _TEXT,
+            "example": "respond-async",
+        }
 
 
 def _query_parameters(route: Route) -> Iterator[Json]:
     for parameter in route.parameters:
         yield {"in": "query", **_QUERY[parameter.kind](parameter)}
+        if parameter.kind in _ONE_OF_SEVERAL:
+            yield {"in": "query", **_ONE_OF_SEVERAL[parameter.kind](parameter)}
 
 
 def _single(schema: Json) -> Any:
@@ -265,3 +295,9 @@ _QUERY: Final[Mapping[Kind, Any]] = {
     Kind.METADATA: _keyed(_TEXT),
     Kind.ORDER: _order,
 }
+_ONE_OF_SEVERAL: Final[Mapping[Kind, Any]] = {
+    Kind.TEXTS: _single(_TEXT),
+    Kind.IDS: _single(_UUID),
+    Kind.CHOICES: _one_of,
+}
+"""What takes several values takes one without the brackets, too."""

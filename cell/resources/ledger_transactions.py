@@ -13,6 +13,7 @@ import msgspec
 
 from cell import strict_json
 from cell.answers import Answer, render
+from cell.bulk_result_views import BulkResultView
 from cell.calls import Call, FirstAnswer, Route
 from cell.category_filter import CATEGORY, in_category, restrict_to_category
 from cell.errors import Conflict, NotFound
@@ -105,7 +106,7 @@ def show(
 
 
 async def create(call: Call) -> Answer:
-    """With `Prefer: respond-async` answered once it is queued durably: see `bulk_results`."""
+    """With `Prefer: respond-async` answered once it is queued durably: see `bulk_result_views`."""
     text = await call.raw_body()
     body = strict_json.decode(text, CreateBody)
     command = create_command(body)
@@ -299,6 +300,7 @@ ROUTES: Final = (
         LedgerTransactionView,
         CreateBody,
         errors=(404,),
+        deferred=BulkResultView,
     ),
     Route(
         "GET",

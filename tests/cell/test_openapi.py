@@ -17,6 +17,7 @@ from cell.openapi import PATH, describe
 from cell.parameters import Kind
 from cell.routes import ROUTES
 
+ASYNC = {"Prefer": "respond-async"}
 UNKNOWN = "00000000-0000-7000-8000-000000000000"
 
 
@@ -73,6 +74,17 @@ def references(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for part in value:
             yield from references(part)
+
+
+def test_one_of_several_values_is_described_too(document: Any) -> None:
+    operation = document["paths"]["/api/ledger_transactions"]["get"]
+    described = {parameter["name"]: parameter["schema"] for parameter in operation["parameters"]}
+    assert described["status[]"]["items"]["enum"] == described["status"]["enum"]
+    assert described["id[]"]["items"] == described["id"]
+    for of in document["paths"].values():
+        for operation in of.values():
+            names = [(each["in"], each["name"]) for each in operation["parameters"]]
+            assert len(set(names)) == len(names), operation["operationId"]
 
 
 def test_views_are_closed(document: Any) -> None:
@@ -199,6 +211,9 @@ def of_others(answers: "Answers", ledger: str, accounts: list[str], transaction:
     body = {"action_type": "create", "resource_type": "ledger_transaction", "resources": rows}
     request = answers.get("POST", "/api/bulk_requests", body)["id"]
     answers.get("GET", "/api/bulk_requests/{id}", id=request)
+    body = {"ledger_entries": entries}
+    queued = answers.get("POST", "/api/ledger_transactions", body, headers=ASYNC)
+    assert queued["object"] == "bulk_result"
     for result in answers.get("GET", "/api/bulk_results"):
         answers.get("GET", "/api/bulk_results/{id}", id=result["id"])
 
@@ -210,14 +225,26 @@ class Answers:
         self.http = http
         self.document = document
 
-    def get(self, method: str, path: str, body: Any = None, **ids: str) -> Any:
+    def get(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        **ids: str,
+    ) -> Any:
         address = path.format(**ids)
-        answer = self.http.request(method, address, json=body)
-        described = self.document["paths"][path.partition("?")[0]][method.lower()]["responses"]
+        operation = self.document["paths"][path.partition("?")[0]][method.lower()]
+        read = {each["name"] for each in operation["parameters"] if each["in"] == "header"}
+        assert set(headers or {}) <= read
+        answer = self.http.request(method, address, json=body, headers=headers)
+        described = operation["responses"]
         assert str(answer.status_code) in described, (method, address, answer.text)
         said = described[str(answer.status_code)]
         for name, header in said.get("headers", {}).items():
             assert not header.get("required") or name in answer.headers
+        if "location" in answer.headers:
+            assert self.http.get(answer.headers["location"]).json()["id"] == answer.json()["id"]
         if "content" not in said:
             assert answer.content == b""
             return None
