@@ -6,11 +6,17 @@ whose locks are judged on the balances after both have been written.
 
 The pending transaction keeps the rest, in new entries. Both are one write: an account's version
 grows by one.
+
+A part of a pending reversal undoes a part of the original, for good: it names the original, and
+with the first part the original names that part instead of the reversal. So it does not become
+free when the rest is archived: a reversal of the whole would undo the part twice.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
+
+from msgspec.structs import replace
 
 from cell.errors import NotFound, Unprocessable
 from cell.ledger.commands import EntryDraft, PartiallyPostLedgerTransaction
@@ -20,11 +26,13 @@ from cell.ledger.model import (
     Effects,
     LedgerEntry,
     LedgerTransaction,
+    LedgerTransactionVersion,
+    Row,
     Stamp,
     Status,
     TenantId,
 )
-from cell.ledger.needs import Needs, note_needs
+from cell.ledger.needs import FURTHER_NEEDS, Needs, note_needs
 from cell.ledger.rules import State, apply
 from cell.ledger.settlement_transactions import note_settlement, require_no_settlement
 from cell.ledger.transaction_versions import next_version
@@ -39,6 +47,18 @@ def _needs_of_part(
     # Its entries name the accounts of the pending one's, or are refused.
     needs.transactions.add((tenant_id, command.id))
     note_settlement(command.id, tenant_id, needs)
+
+
+def _further_needs_of_part(
+    command: PartiallyPostLedgerTransaction, state: State, needs: Needs
+) -> None:
+    """What a reversal is to undo."""
+    pending = state.transaction(command.id)
+    if pending is not None and pending.reverses_id is not None:
+        needs.transactions.add((state.tenant_id, pending.reverses_id))
+
+
+FURTHER_NEEDS[PartiallyPostLedgerTransaction] = _further_needs_of_part
 
 
 @apply.register
@@ -63,10 +83,27 @@ def _post_partially(command: PartiallyPostLedgerTransaction, state: State, stamp
     changed, before = next_version(pending, pending, present, stamp)
     writing.put_in(changed, rest)
     written = writing.finish()
-    return Effects(
-        inserted=(part, *written.entries, before),
-        updated=(changed, *written.discarded, *written.balances),
-    )
+    inserted: tuple[Row, ...] = (part, *written.entries, before)
+    updated: tuple[Row, ...] = (changed, *written.discarded, *written.balances)
+    held = _original_held(pending, part, state, stamp)
+    if held is not None:
+        inserted, updated = (*inserted, held[1]), (*updated, held[0])
+    return Effects(inserted=inserted, updated=updated)
+
+
+def _original_held(
+    pending: LedgerTransaction, part: LedgerTransaction, state: State, stamp: Stamp
+) -> tuple[LedgerTransaction, LedgerTransactionVersion] | None:
+    """What a reversal is to undo, naming the first part that was posted of it."""
+    if pending.reverses_id is None:
+        return None
+    original = state.transaction(pending.reverses_id)
+    assert original is not None
+    assert original.reversed_by_id is not None
+    if original.reversed_by_id != pending.id:
+        return None
+    entries = state.live_entries(original.id)
+    return next_version(original, replace(original, reversed_by_id=part.id), entries, stamp)
 
 
 def _part(
@@ -82,7 +119,7 @@ def _part(
         external_id=None,
         ledgerable_type=None,
         ledgerable_id=None,
-        reverses_id=None,
+        reverses_id=pending.reverses_id,
         reversed_by_id=None,
         partially_posts_id=pending.id,
         archived_reason=None,

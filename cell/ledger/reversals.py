@@ -4,7 +4,8 @@ In order of precedence: the transaction is there; it is posted; no live reversal
 then the rungs of a new transaction.
 
 The two name each other. A reversal that is archived, at its creation or later, undoes nothing: it
-still names its original, which does not name it and may be reversed again.
+still names its original, which does not name it and may be reversed again; unless a part of it was
+posted before, see `partial_posts.py`.
 """
 
 from collections.abc import Sequence

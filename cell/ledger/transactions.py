@@ -246,12 +246,17 @@ def _rewrite_entries(
 def _original_set_free(
     present: LedgerTransaction, changed: LedgerTransaction, state: State, stamp: Stamp
 ) -> tuple[LedgerTransaction, LedgerTransactionVersion] | None:
-    """What a reversal that is archived was to undo: nothing names the reversal any more."""
+    """What a reversal that is archived was to undo: nothing names the reversal any more.
+
+    None where a part of the reversal was posted: the original names that part and stays reversed.
+    """
     if changed.status is not Status.ARCHIVED or present.reverses_id is None:
         return None
     original = state.transaction(present.reverses_id)
     assert original is not None
-    assert original.reversed_by_id == present.id
+    assert original.reversed_by_id is not None
+    if original.reversed_by_id != present.id:
+        return None
     entries = state.live_entries(original.id)
     return next_version(original, replace(original, reversed_by_id=None), entries, stamp)
 

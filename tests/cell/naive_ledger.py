@@ -430,9 +430,7 @@ class NaiveLedger:
         if writes_entries:
             self.write_entries(stamp, (transaction, drafts))
         if writes_entries and status is Status.ARCHIVED and transaction.reverses is not None:
-            original = self.transactions[transaction.reverses]
-            self.begin_version(original, stamp)
-            original.reversed_by = None
+            self.name_reversal(transaction, None, stamp)
         return True
 
     def _partially_post_ledger_transaction(self, command: Any, stamp: Stamp) -> Refusal | bool:
@@ -462,11 +460,22 @@ class NaiveLedger:
             updated_at=stamp.at_us,
             seq=stamp.seq,
             part_of=pending.id,
+            reverses=pending.reverses,
         )
         self.transactions[part.id] = part
         self.begin_version(pending, stamp)
         self.write_entries(stamp, (part, command.entries), (pending, rest))
+        if pending.reverses is not None:
+            self.name_reversal(pending, part.id, stamp)
         return True
+
+    def name_reversal(self, reversal: Transaction, instead: str | None, stamp: Stamp) -> None:
+        """Have the original name another reversal or none, if it names this one."""
+        assert reversal.reverses is not None
+        original = self.transactions[reversal.reverses]
+        if original.reversed_by == reversal.id:
+            self.begin_version(original, stamp)
+            original.reversed_by = instead
 
     def _reverse_ledger_transaction(self, command: Any, stamp: Stamp) -> Refusal | bool:
         original = self.transactions.get(command.id)

@@ -85,6 +85,8 @@ class Rules(RuleBasedStateMachine):
             REACHED[f"{name} changed nothing"] += 1
             return
         REACHED[name] += 1
+        if getattr(rows[0], "partially_posts_id", None) and getattr(rows[0], "reverses_id", None):
+            REACHED["partially_post_ledger_transaction of a reversal"] += 1
         assert all(row.seq == stamp.seq for row in rows)
         self.assert_complete(effects)
         self.working_set.commit(effects)
@@ -165,6 +167,7 @@ def test_the_sequences_came_through_everything() -> None:
         "update_ledger_transaction refused: Unprocessable ledger_transaction",
         "update_ledger_transaction refused: Unprocessable ledger_entries",
         "partially_post_ledger_transaction",
+        "partially_post_ledger_transaction of a reversal",
         "partially_post_ledger_transaction refused: Unprocessable ledger_transaction",
         "partially_post_ledger_transaction refused: Unprocessable posted_ledger_entries",
         "partially_post_ledger_transaction refused: BalanceLockBroken posted_ledger_entries",

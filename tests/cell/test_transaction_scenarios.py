@@ -342,3 +342,54 @@ def test_pending_reversal_holds_its_original_until_it_is_archived(books: Books) 
     assert {e.effective_at for e in again.ledger_entries} == {again.effective_at}
     assert transactions.retrieve(original.id).reversed_by_ledger_transaction_id == again.id
     assert books.balances(books.alice) == (0, 0, 0)
+
+
+def test_what_was_reversed_in_part_cannot_be_reversed_as_a_whole(books: Books) -> None:
+    """Whatever becomes of the rest of the reversal: nothing is undone twice."""
+    transactions = books.client.ledger_transactions
+    original = books.deposit(1000)
+    reversal = transactions.create_reversal(original.id, status="pending")
+
+    def part(amount: int) -> Any:
+        entries = (debit(books.alice, amount), credit(books.cash, amount))
+        return transactions.create_partial_post(reversal.id, posted_ledger_entries=entries)
+
+    def reversed_by() -> Any:
+        return transactions.retrieve(original.id).reversed_by_ledger_transaction_id
+
+    first = part(400)
+    assert first.partially_posts_ledger_transaction_id == reversal.id
+    assert first.reverses_ledger_transaction_id == original.id
+    assert reversed_by() == first.id
+    assert versions(books, original.id) == [2, 1, 0]
+    second = part(100)
+    assert second.reverses_ledger_transaction_id == original.id
+    assert reversed_by() == first.id
+    found = transactions.list(reverses_ledger_transaction_id=original.id)
+    assert [each.id for each in found] == [second.id, first.id, reversal.id]
+
+    rest = transactions.update(reversal.id, status="archived")
+    assert rest.reverses_ledger_transaction_id == original.id
+    assert reversed_by() == first.id
+    assert versions(books, original.id) == [2, 1, 0]
+    for status in ("posted", "pending", "archived"):
+        with pytest.raises(UnprocessableEntityError, match=first.id):
+            transactions.create_reversal(original.id, status=status)
+    assert books.balances(books.alice) == (500, 500, 500)
+
+
+def test_a_reversal_posted_in_parts_comes_to_the_whole(books: Books) -> None:
+    transactions = books.client.ledger_transactions
+    original = books.deposit(1000)
+    reversal = transactions.create_reversal(original.id, status="pending")
+    entries = (debit(books.alice, 400), credit(books.cash, 400))
+    part = transactions.create_partial_post(reversal.id, posted_ledger_entries=entries)
+    transactions.update(reversal.id, status="posted")
+    assert books.balances(books.alice) == (0, 0, 0)
+    assert transactions.retrieve(original.id).reversed_by_ledger_transaction_id == part.id
+    with pytest.raises(UnprocessableEntityError, match="ledger_transaction"):
+        transactions.create_reversal(original.id)
+    # A part is a transaction like any other, and can be undone as one.
+    undone = transactions.create_reversal(part.id)
+    assert undone.reverses_ledger_transaction_id == part.id
+    assert books.balances(books.alice) == (400, 400, 400)

@@ -20,6 +20,8 @@ from cell.ledger.commands import (
     CreateLedgerAccount,
     CreateLedgerTransaction,
     EntryDraft,
+    PartiallyPostLedgerTransaction,
+    ReverseLedgerTransaction,
     UpdateLedgerTransaction,
 )
 from cell.ledger.model import Direction, Status, TenantId
@@ -144,6 +146,12 @@ async def write(database: Any) -> Written:
             moved = await tenant.transfer(cash, alice, 70, Status.PENDING)
             await tenant.apply(UpdateLedgerTransaction(id=moved, status=status))
         await tenant.apply(UpdateLedgerTransaction(id=posted, metadata={"k": "v"}))
+        # A reversal of which a part is posted and the rest archived.
+        undone = await tenant.transfer(cash, alice, 9, Status.POSTED)
+        reversal = await tenant.apply(ReverseLedgerTransaction(id=undone, status=Status.PENDING))
+        part = PartiallyPostLedgerTransaction(id=reversal, entries=_entries(alice, cash, 4))
+        await tenant.apply(part)
+        await tenant.apply(UpdateLedgerTransaction(id=reversal, status=Status.ARCHIVED))
         other = await neighbour.apply(CreateLedger(name="main"))
         neighbour_account = await neighbour.account(other, "bob", Direction.CREDIT)
         for _ in range(3):
@@ -175,7 +183,7 @@ def test_a_sound_tenant_has_no_differences(written: Written) -> None:
     assert report.ok
     assert (report.tenant, report.cell) == ("acme", "cell-a")
     assert report.accounts == 2
-    assert report.transactions == 21
+    assert report.transactions == 24
     assert report.last_seq == written.value(
         "SELECT last_seq FROM tenant_heads WHERE tenant_id = %s", TENANT
     )
