@@ -22,7 +22,12 @@ sys.path.append(str(Path(__file__).parents[1] / "control_plane"))
 from processes import Processes, send
 
 pytest.register_assert_rewrite(
-    "test_scenarios", "test_transaction_scenarios", "test_bulk_scenarios", "test_time_scenarios"
+    "test_scenarios",
+    "test_transaction_scenarios",
+    "test_bulk_scenarios",
+    "test_time_scenarios",
+    "test_sdk_scenarios",
+    "test_tutorial_scenarios",
 )
 
 ROOT = Path(__file__).parents[2]

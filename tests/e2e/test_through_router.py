@@ -26,6 +26,7 @@ from test_category_scenarios import *  # noqa: F403
 from test_scenarios import *  # noqa: F403
 from test_scenarios import Books, new_books
 from test_scenarios_events import *  # noqa: F403
+from test_sdk_scenarios import *  # noqa: F403
 from test_settlement_scenarios import *  # noqa: F403
 from test_time_scenarios import *  # noqa: F403
 from test_transaction_scenarios import *  # noqa: F403
