@@ -288,9 +288,17 @@ def test_partial_post(books: Books) -> None:
 # A21
 
 
+def as_of_date(books: Books, date: str) -> tuple[int, int, int]:
+    """ALICE's posted, pending and available balance at the end of that day."""
+    asked: Any = {"as_of_date": date}
+    of = books.client.ledger_accounts.retrieve(books.alice, balances=asked).balances
+    return of.posted_balance.amount, of.pending_balance.amount, of.available_balance.amount
+
+
 def test_reversal(books: Books) -> None:
     transactions = books.client.ledger_transactions
     original = books.deposit(1000, effective_at="2024-05-01T00:00:00Z", external_id="o")
+    assert as_of_date(books, "2024-05-01") == (1000, 1000, 1000)
     reversal = transactions.create_reversal(original.id, idempotency_key="r")
     assert (reversal.status, reversal.effective_at) == ("posted", original.effective_at)
     assert reversal.reverses_ledger_transaction_id == original.id
@@ -301,6 +309,8 @@ def test_reversal(books: Books) -> None:
     assert transactions.create_reversal(original.id, idempotency_key="r") == reversal
     assert transactions.retrieve(original.id).reversed_by_ledger_transaction_id == reversal.id
     assert books.balances(books.alice) == (0, 0, 0)
+    # It undoes its original from the original's own day on.
+    assert as_of_date(books, "2024-05-01") == as_of_date(books, "2024-04-30") == (0, 0, 0)
     found = transactions.list(reverses_ledger_transaction_id=original.id)
     assert [each.id for each in found] == [reversal.id]
     with pytest.raises(UnprocessableEntityError, match="ledger_transaction"):
@@ -340,6 +350,8 @@ def test_pending_reversal_holds_its_original_until_it_is_archived(books: Books) 
     assert (again.external_id, again.description, again.metadata) == ("r", "d", {"k": "v"})
     assert (again.ledgerable_type, again.ledgerable_id) == ("return", "l")
     assert {e.effective_at for e in again.ledger_entries} == {again.effective_at}
+    # With a time of its own it does so at that time, here before there was anything to undo.
+    assert as_of_date(books, "2024-05-01") == (-1000, -1000, -1000)
     assert transactions.retrieve(original.id).reversed_by_ledger_transaction_id == again.id
     assert books.balances(books.alice) == (0, 0, 0)
 

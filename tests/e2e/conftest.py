@@ -27,6 +27,7 @@ pytest.register_assert_rewrite(
     "test_bulk_scenarios",
     "test_time_scenarios",
     "test_sdk_scenarios",
+    "test_cut_scenarios",
     "test_tutorial_scenarios",
 )
 
