@@ -59,13 +59,14 @@ def _blocking(value: Any, run: Run) -> Any:
         return _BlockingPage(found, run) if hasattr(found, "get_next_page") else found
     if inspect.isroutine(value):
         return lambda *given, **named: _blocking(value(*given, **named), run)
-    if type(value).__module__.startswith("modern_treasury.") and "Async" in type(value).__name__:
+    package = type(value).__module__.partition(".")[0]
+    if package == "modern_treasury" and "Async" in type(value).__name__:
         return _BlockingPart(value, run)
     return value
 
 
 class _BlockingPart:
-    """A resource, or what gives its raw answers."""
+    """A resource, what gives its raw answers, or the client with other options."""
 
     def __init__(self, part: Any, run: Run) -> None:
         self._part, self._run = part, run

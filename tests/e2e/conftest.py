@@ -28,6 +28,7 @@ pytest.register_assert_rewrite(
     "test_time_scenarios",
     "test_sdk_scenarios",
     "test_cut_scenarios",
+    "test_guide_scenarios",
     "test_tutorial_scenarios",
 )
 

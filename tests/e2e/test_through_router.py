@@ -24,6 +24,7 @@ from cell_process import DEADLINE_S, Access, OnRequest
 from test_bulk_scenarios import *  # noqa: F403
 from test_category_scenarios import *  # noqa: F403
 from test_cut_scenarios import *  # noqa: F403
+from test_guide_scenarios import *  # noqa: F403
 from test_scenarios import *  # noqa: F403
 from test_scenarios import Books, new_books
 from test_scenarios_events import *  # noqa: F403
