@@ -9,8 +9,8 @@ queued a million rows delays other tenants no more than any tenant that writes.
 What can go wrong with a row, and what then:
 - a rule refuses it: applied as a failure, nothing is left to do
 - the database refuses it: recorded as failed by a command of its own
-- not applied (fenced, overloaded, stopping) or its outcome unknown: it is pending or settled, and
-  the next survey sees which
+- not applied (fenced, overloaded, stopping) or its outcome unknown: it is pending or settled; after
+  a short pause its tenant is looked at once more, and if that is not owned here, by a later survey
 """
 
 import asyncio
@@ -258,21 +258,26 @@ class DurableQueue:
     async def _apply(self, rows: Sequence[QueuedRow]) -> bool:
         """Have the rows applied; False if any was not, so that there is no haste."""
         started: list[tuple[QueuedRow, asyncio.Future[Applied | Replayed]]] = []
-        is_whole = True
+        unsettled: dict[TenantId, None] = {}
         for row in rows:
+            if row.tenant_id in unsettled:
+                # Behind one of the same tenant that was refused: rows keep their order.
+                continue
             inner = self._decoder.decode(row.command)
             command = ApplyQueued(id=row.id, request_id=row.request_id, inner=inner)
             try:
                 started.append((row, self._sequencer.enqueue(row.tenant_id, command)))
             except NotApplied:
-                is_whole = False
-                break
+                # This tenant has no room, which says nothing of the others.
+                unsettled[row.tenant_id] = None
         answers = (answer for _, answer in started)
         outcomes = await asyncio.gather(*answers, return_exceptions=True)
         for (row, _), outcome in zip(started, outcomes, strict=True):
             if not await self._note(row, outcome):
-                is_whole = False
-        return is_whole
+                unsettled[row.tenant_id] = None
+        # A survey would find them again, but up to its whole interval later.
+        self._due |= unsettled
+        return not unsettled
 
     async def _note(self, row: QueuedRow, outcome: "Applied | Replayed | BaseException") -> bool:
         """Count the outcome; True if the row is settled."""

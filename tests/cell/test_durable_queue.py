@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cell_process import DEADLINE_S, running_cell
 from cell_writing import Writing, draft, execute, own_tenant, rows, transfer, until, write
@@ -40,8 +42,10 @@ async def queue(writer: Writing, tenant_id: TenantId, *queued: Row) -> str:
 
 
 @contextlib.asynccontextmanager
-async def draining(dsn: str, writer: Writing, batch_size: int = 20) -> AsyncIterator[DurableQueue]:
-    durable = DurableQueue(dsn, writer.sequencer, batch_size=batch_size, linger_s=0.01)
+async def draining(
+    dsn: str, writer: Writing, batch_size: int = 20, linger_s: float = 0.01
+) -> AsyncIterator[DurableQueue]:
+    durable = DurableQueue(dsn, writer.sequencer, batch_size=batch_size, linger_s=linger_s)
     drainer = asyncio.create_task(durable.drain(), name="drain")
     try:
         yield durable
@@ -152,6 +156,72 @@ async def test_a_long_queue_delays_no_other_tenant(cell_database: Any) -> None:
     assert last < end
 
 
+@pytest.fixture
+def one_survey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is the first one, and no other in the time of a test."""
+    monkeypatch.setattr("cell.durable_queue.SURVEY_INTERVAL_S", 3600.0)
+
+
+@pytest.mark.usefixtures("one_survey")
+async def test_what_had_no_room_does_not_wait_for_a_survey(
+    cell_database: Any, writer: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = cell_database.writer_dsn
+    tenants = [own_tenant(dsn) for _ in range(2)]
+    busy = tenants[0]
+    for tenant_id in tenants:
+        pair = await writer.accounts(tenant_id, 2)
+        await queue(writer, tenant_id, *[transfer(*pair)] * 12)
+    enqueue = writer.sequencer.enqueue
+    refusals = 0
+
+    def refuse_the_busy(tenant_id: TenantId, *given: Any) -> Any:
+        nonlocal refusals
+        if tenant_id == busy and refusals < 3:
+            refusals += 1
+            raise NotApplied(Verdict.OVERLOADED, "no room")
+        return enqueue(tenant_id, *given)
+
+    monkeypatch.setattr(writer.sequencer, "enqueue", refuse_the_busy)
+    async with draining(dsn, writer) as durable:
+        # The busy one comes first in every round, and keeps the other from nothing.
+        for tenant_id in tenants:
+            durable.wake(tenant_id)
+        await until(lambda: durable.status.successful == 24, "drained")
+    assert refusals == 3
+    settled = "SELECT max(updated_at_us) FROM bulk_results WHERE tenant_id = %s"
+    (((of_busy,),), ((of_other,),)) = (rows(dsn, settled, each) for each in tenants)
+    assert of_other < of_busy
+    order = "SELECT id FROM bulk_results WHERE tenant_id = %s ORDER BY entity_id"
+    ids = rows(dsn, order, busy)
+    assert ids == sorted(ids)
+
+
+@pytest.mark.usefixtures("one_survey")
+async def test_the_first_row_waits_for_company(
+    cell_database: Any, writer: Writing, tenant_id: TenantId
+) -> None:
+    """Until there is a batch, however long that takes, or for no longer than is set."""
+    dsn = cell_database.writer_dsn
+    pair = await writer.accounts(tenant_id, 2)
+
+    async def accept(durable: DurableQueue) -> None:
+        with durable.room(tenant_id, 1):
+            await queue(writer, tenant_id, transfer(*pair))
+        durable.wake(tenant_id)
+
+    async with draining(dsn, writer, batch_size=3, linger_s=3600.0) as durable:
+        for _ in range(3):
+            assert durable.status.successful == 0
+            await accept(durable)
+        await until(lambda: durable.status.successful == 3, "a batch is applied")
+    for linger_s in (0.2, 0.0):
+        async with draining(dsn, writer, batch_size=3, linger_s=linger_s) as durable:
+            await accept(durable)
+            await until(lambda: durable.status.successful == 1, "one is applied")
+            assert durable.status.waited_s >= linger_s
+
+
 async def test_the_queue_of_a_tenant_is_bounded(
     cell_database: Any, writer: Writing, tenant_id: TenantId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +237,51 @@ async def test_the_queue_of_a_tenant_is_bounded(
     with durable.room(own_tenant(cell_database.writer_dsn), 10):
         pass
     assert durable.status.depth == 16
+
+
+BURST = 200
+
+
+def test_metrics_say_how_many_were_applied_in_time(cell_database: Any, tmp_path: Path) -> None:
+    """Method: a burst of `Prefer: respond-async` on an ordinary cell; what its histogram says."""
+    with (
+        running_cell(cell_database, tmp_path) as cell,
+        cell.new_tenant().http(headers={"prefer": "respond-async"}) as http,
+        cell.operator() as operator,
+    ):
+        ledger = http.post("/api/ledgers", json={"name": "L"}).json()["id"]
+        account = {"name": "A", "currency": "USD", "ledger_id": ledger}
+        made = [
+            http.post("/api/ledger_accounts", json={**account, "normal_balance": side})
+            for side in ("debit", "credit")
+        ]
+        entries = [
+            {"ledger_account_id": one.json()["id"], "direction": side, "amount": 1}
+            for one, side in zip(made, ("debit", "credit"), strict=True)
+        ]
+
+        def post(_: int) -> int:
+            body = {"status": "posted", "ledger_entries": entries}
+            return http.post("/api/ledger_transactions", json=body).status_code
+
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(post, range(BURST))) == {202}
+        wait_for(cell_database.writer_dsn, lambda settled: settled == BURST)
+        deadline_s = time.monotonic() + DEADLINE_S
+        # Counted as soon as the drainer has heard of the commit.
+        while applied(operator, "+Inf") < BURST:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        assert applied(operator, "60.0") == BURST
+        assert 0.9 * BURST <= applied(operator, "1.0") <= BURST
+        assert applied(operator, "0.025") <= applied(operator, "1.0")
+
+
+def applied(operator: httpx.Client, within_s: str) -> float:
+    """Rows applied within that time of their acceptance, by the cell's metrics."""
+    name = f'cloister_cell_async_wait_seconds_bucket{{le="{within_s}"}}'
+    (line,) = [line for line in operator.get("/metrics").text.splitlines() if line.startswith(name)]
+    return float(line.removeprefix(name))
 
 
 def test_killed_in_the_middle(cell_database: Any, tmp_path: Path) -> None:
