@@ -20,6 +20,7 @@ from benchmarks.growth import run_growth
 from benchmarks.lists import run_lists
 from benchmarks.move import run_moves
 from benchmarks.overload import run_overload
+from benchmarks.queued import run_queued
 from benchmarks.report import Progress, Report, store
 from benchmarks.rounds import Effort
 from benchmarks.router import run_router
@@ -39,6 +40,7 @@ class Name(StrEnum):
     LISTS = "lists"
     MOVE = "move"
     OVERLOAD = "overload"
+    QUEUED = "queued"
     ALL = "all"
 
 
@@ -56,6 +58,7 @@ BENCHMARKS: Final[dict[Name, Benchmark]] = {
     Name.LISTS: run_lists,
     Name.MOVE: run_moves,
     Name.OVERLOAD: run_overload,
+    Name.QUEUED: run_queued,
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True, highlight=False)

@@ -113,9 +113,13 @@ class Platform:
         cells = msgspec.json.decode(content)["cells"]
         return str(next(each["mover_dsn"] for each in cells if each["name"] == cell))
 
-    def batches(self) -> Batches:
+    def cell_metrics(self) -> str:
+        """Of the first cell, as text."""
         with urllib.request.urlopen(f"{self.cell_operator}/metrics", timeout=PROBE_S_MAX) as answer:
-            text = answer.read().decode()
+            return str(answer.read(), "utf-8")
+
+    def batches(self) -> Batches:
+        text = self.cell_metrics()
         return Batches(
             counter(text, "cloister_cell_batches_total"),
             counter(text, "cloister_cell_commands_applied_total"),
@@ -179,7 +183,7 @@ def superuser_dsn(name: str, home: Path, database: str) -> str:
 
 
 def counter(metrics: str, name: str) -> int:
-    """The value of one counter in Prometheus' text format."""
+    """The value of one counter in Prometheus' text format; the name is a regular expression."""
     found = re.search(rf"^{name} ([0-9.e+]+)$", metrics, re.MULTILINE)
     if found is None:
         raise Wrong(f"the cell's metrics hold no {name}")
