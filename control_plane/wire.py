@@ -174,8 +174,8 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     cell: str
     ok: bool
-    last_seq: int
-    """The tenant's sequence at which its ledger was recomputed."""
+    last_seq: int | None
+    """The tenant's sequence at which its ledger was recomputed; null: it was not looked at."""
     shadow: str | None
     """The cell that was compared too, where the last move can be rolled back."""
     problems: list[str]

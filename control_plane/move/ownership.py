@@ -24,7 +24,13 @@ def ownership_problems(
     placement: Placement, move: Move | None, found: Mapping[CellName, Presence]
 ) -> list[str]:
     """What contradicts the placement, given the tenant's open move; empty where all agree."""
-    problems: list[str] = []
+    owners = [
+        cell
+        for cell, presence in sorted(found.items())
+        if presence.head is not None and presence.head.heading.state is HeadState.OWNED
+    ]
+    # Not even in the middle of a move: the target owns it only after the source was fenced.
+    problems = [f"{len(owners)} cells own it: {', '.join(owners)}"] if len(owners) > 1 else []
     for cell, presence in sorted(found.items()):
         if move is not None and cell in (move.source, move.target):
             problems += _foreign_hand(cell, presence, move)

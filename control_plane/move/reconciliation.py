@@ -7,6 +7,7 @@ same at one sequence.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import LiteralString
 from uuid import UUID
@@ -22,6 +23,7 @@ from control_plane.move.cell_heads import connect, read_head
 from control_plane.move.ownership import Presence, ownership_problems
 from control_plane.move.register import MoveRecord, Register
 from control_plane.routing import CellName, Placement
+from control_plane.verify.errors import VerificationStopped
 from control_plane.verify.service import Verifications, nobody_has_gone
 from control_plane.wire import CAN_BE_ROLLED_BACK, Reconciliation
 
@@ -108,15 +110,21 @@ class Reconciler:
     async def _shadow_problems(self, last: MoveRecord) -> list[str]:
         """Have the move's next visit compare, and wait for it."""
         await self._register.ask_compare(last.move.move_id)
-        async with asyncio.timeout(COMPARE_S_MAX):
-            while True:
-                record = await self._register.read(last.move.move_id)
-                if record.phase != CAN_BE_ROLLED_BACK and record.finished_at is not None:
-                    return []
-                if "shadow_compared_at_s" in record.progress:
-                    rows: list[str] = record.progress["shadow_differences"]
-                    return [f"shadow on {last.move.source}: {row}" for row in rows]
-                await asyncio.sleep(POLL_S)
+        deadline_s = time.monotonic() + COMPARE_S_MAX
+        while True:
+            record = await self._register.read(last.move.move_id)
+            if record.phase != CAN_BE_ROLLED_BACK and record.finished_at is not None:
+                return []
+            if "shadow_compared_at_s" in record.progress:
+                rows: list[str] = record.progress["shadow_differences"]
+                return [f"shadow on {last.move.source}: {row}" for row in rows]
+            if time.monotonic() > deadline_s:
+                waits = record.progress.get("last_error", "no mover came to it")
+                raise VerificationStopped(
+                    f"the shadow on {last.move.source} was not compared within"
+                    f" {COMPARE_S_MAX:.0f} s: {waits}"
+                )
+            await asyncio.sleep(POLL_S)
 
     STORE: LiteralString = """
     INSERT INTO reconciliations (organization_id, problems) VALUES (%s, %s)
@@ -141,7 +149,7 @@ class Reconciler:
             try:
                 while (slug := await self._due()) is not None:
                     await self._reconcile_in_turn(slug)
-            except (ControlPlaneError, TimeoutError) as exc:
+            except ControlPlaneError as exc:
                 log.warning("reconciliation put off", extra={"reason": str(exc)})
             await asyncio.sleep(LOOK_S)
 
@@ -153,9 +161,9 @@ class Reconciler:
     async def _reconcile_in_turn(self, slug: str) -> None:
         try:
             found = await self.reconcile(slug, nobody_has_gone)
-        except (ControlPlaneError, TimeoutError) as exc:
+        except ControlPlaneError as exc:
             # Noted, or it would be the first again, and no other tenant would ever be looked at.
-            reason = f"not reconciled: {exc or type(exc).__name__}"
+            reason = f"not reconciled: {exc}"
             log.error("tenant not reconciled", extra={"tenant": slug, "reason": reason})
             tenant = await self._catalog.tenant(slug)
             await self._store(tenant.organization_id, [reason])

@@ -45,8 +45,10 @@ from control_plane.topology import Topology, parse_topology
 from infra.local.postgres import Postgres
 
 # How the modules beside these tests, and beside the cell's, are found.
-for folder in (Path(__file__).parent, Path(__file__).parents[1] / "cell"):
-    sys.path.append(str(folder))
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "cell"))
+
+from serving import Served
 
 
 def create_database(postgres: Postgres, name: str, owner: str) -> None:
@@ -481,3 +483,25 @@ def cell_pair(lasting_pair: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
             tables = [name for (name,) in connection.execute(FILLED)]
             if tables:
                 connection.execute(f"TRUNCATE {', '.join(tables)}")
+
+
+@pytest.fixture
+def served(
+    control_process: RunningControlPlane,
+    cell_pair: tuple[Any, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Served:
+    """A control plane over two real databases of cells, and the environment of its commands; not
+    started."""
+    monkeypatch.setenv("CLOISTER_TOKEN", OPERATOR_TOKEN)
+    monkeypatch.setenv("CLOISTER_CONTROL_URL", control_process.url)
+    served = Served(control_process, cell_pair, tmp_path)
+    asyncio.run(migrate(served.catalog_dsn))
+    with psycopg.connect(served.catalog_dsn) as connection:
+        connection.execute(
+            "INSERT INTO cells (name, zone, api_address, accepts_tenants) VALUES"
+            " ('cell-a', 'zone-1', '127.0.0.1:8101', true),"
+            " ('cell-b', 'zone-1', '127.0.0.1:8102', true)"
+        )
+    return served
