@@ -337,6 +337,8 @@ def _move_report(record: MoveRecord) -> MoveReport:
         waits = progress.get("last_error")
     elif record.phase == WAITS_FOR_SHORT_PAUSE:
         waits = progress.get("gate")
+    elif record.phase == "follow" and record.decision is None:
+        waits = progress.get("fence")
     return MoveReport(
         move_id=record.move.move_id,
         tenant=record.slug,

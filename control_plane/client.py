@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from control_plane.access import read_token
-from control_plane.errors import PlatformRefused, PlatformUnavailable
+from control_plane.errors import PlatformError, PlatformRefused, PlatformUnavailable
 from control_plane.explanation import Explanation
 from control_plane.move.certificate import Certificate
 from control_plane.routing import TenantLimits
@@ -161,9 +161,8 @@ class OperatorClient:
         while True:
             try:
                 report = self.move(move_id)
-            except (PlatformUnavailable, PlatformRefused) as exc:
-                is_back_soon = isinstance(exc, PlatformUnavailable) or exc.retryable
-                if not is_back_soon or time.monotonic() - answered_s > AWAY_S_MAX:
+            except PlatformError as exc:
+                if not is_back_soon(exc) or time.monotonic() - answered_s > AWAY_S_MAX:
                     raise
             else:
                 answered_s = time.monotonic()
@@ -231,6 +230,11 @@ class OperatorClient:
             message = f"{self.control_url} answered {response.status_code}"
             return PlatformRefused(message, code="unknown", status=response.status_code)
         return PlatformRefused(said.message, code=said.code, status=response.status_code)
+
+
+def is_back_soon(exc: PlatformError) -> bool:
+    """Whether the same call may succeed in a moment: the control plane restarts, or the like."""
+    return exc.retryable
 
 
 def _part(text: str) -> str:

@@ -78,6 +78,8 @@ class RevokedKey(msgspec.Struct, frozen=True):
 WINDOW_S = 900
 WINDOW_S_MAX = 7 * 86_400
 MAX_PAUSE_MS = 150
+MOVES_AT_ONCE_MAX = 4
+"""On so many moves a control plane works at a time; more wait for their turn."""
 CAN_BE_ROLLED_BACK = "can be rolled back"
 """The phase of a move whose source shadows its target."""
 CONTRADICTION = "contradiction"

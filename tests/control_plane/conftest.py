@@ -496,6 +496,7 @@ def served(
     started."""
     monkeypatch.setenv("CLOISTER_TOKEN", OPERATOR_TOKEN)
     monkeypatch.setenv("CLOISTER_CONTROL_URL", control_process.url)
+    monkeypatch.setenv("COLUMNS", "200")
     served = Served(control_process, cell_pair, tmp_path)
     asyncio.run(migrate(served.catalog_dsn))
     with psycopg.connect(served.catalog_dsn) as connection:
