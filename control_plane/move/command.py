@@ -157,10 +157,21 @@ def check_certificate(
 
 @moves.command("abort", epilog="Example: cloister moves abort 3f0c9a52-7a1e-4d0e-9a57-0d3c2b1a4f6e")
 def abort_move(move_id: MoveId, control_port: ControlPort = None, as_json: Json = False) -> None:
-    """Abort a move that is not decided yet; the tenant stays where it is. Safe to repeat."""
+    """Abort a move that is not decided yet; the tenant stays where it is.
+
+    Returns when it is aborted; what was copied is then deleted. Exits with 1 if the move was
+    decided in the same moment.
+    """
     with connect(control_port) as client:
-        found = client.abort_move(move_id)
-    cli_tables.show(found, as_json, print_move)
+        report = _follow(client, client.abort_move(move_id), as_json, until=_is_decided)
+    if not as_json:
+        cli_tables.show(report, False, print_move)
+    if report.decision != "abort":
+        raise typer.Exit(1)
+
+
+def _is_decided(report: MoveReport) -> bool:
+    return report.decision is not None
 
 
 @moves.command(
