@@ -189,6 +189,14 @@ def new_table(*columns: str) -> Table:
     return table
 
 
+def duration(seconds: float) -> str:
+    """An estimated one, in the unit that fits."""
+    for unit_s, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * unit_s:
+            return f"about {seconds / unit_s:.0f} {unit}"
+    return f"about {seconds:.0f} s"
+
+
 def _health(healthy: bool) -> str:
     return "[green]healthy[/]" if healthy else "[red]not healthy[/]"
 

@@ -142,6 +142,13 @@ class MoveReport(msgspec.Struct, frozen=True, kw_only=True):
     """Copied so far."""
     bytes: int | None
     copy_seconds: float | None
+    rows_per_s: float | None = None
+    """Copied, on the average of this attempt; the next line likewise."""
+    bytes_per_s: float | None = None
+    rows_left: int | None = None
+    """To be copied still: about, by the statistics of the source's database."""
+    eta_s: float | None = None
+    """Until all rows are copied, at this rate; null: not being copied, or nothing to go by."""
     sequences_behind: int | None
     """How far the target's journal is behind the source's, as last seen."""
     pause_ms: float | None

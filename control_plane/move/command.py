@@ -209,8 +209,11 @@ def sentence(report: MoveReport) -> str:
     parts = [f"{report.tenant}: {report.source} -> {report.target}: {report.phase}"]
     if report.rows is not None:
         parts.append(f"{report.rows:,} rows")
-    if report.bytes is not None and report.copy_seconds:
-        parts.append(f"{report.bytes / report.copy_seconds / 1e6:,.1f} MB/s")
+    if report.rows_per_s is not None and report.bytes_per_s is not None:
+        parts.append(f"{report.rows_per_s:,.0f} rows/s")
+        parts.append(f"{report.bytes_per_s / 1e6:,.1f} MB/s")
+    if report.eta_s is not None:
+        parts.append(f"copied in {cli_tables.duration(report.eta_s)}")
     if report.sequences_behind is not None and report.decision is None:
         parts.append(f"{report.sequences_behind:,} sequences behind")
     if report.pause_ms is not None:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from control_plane.cli_options import ControlPort, Json, connect
+from control_plane.cli_tables import duration
 from control_plane.client import AWAY_S_MAX, OperatorClient, is_back_soon
 from control_plane.errors import (
     ControlPlaneError,
@@ -180,12 +181,7 @@ def eta_s(*, moved: int, left: int, elapsed_s: float) -> float | None:
 
 
 def time_left(seconds: float | None) -> str:
-    if seconds is None:
-        return "time left not known yet"
-    for unit_s, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * unit_s:
-            return f"about {seconds / unit_s:.0f} {unit} left"
-    return f"about {seconds:.0f} s left"
+    return f"{duration(seconds)} left" if seconds is not None else "time left not known yet"
 
 
 @dataclass(kw_only=True)

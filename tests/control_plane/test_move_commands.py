@@ -91,6 +91,8 @@ def test_moves_are_listed_and_shown(served: Any) -> None:
     ]
     report = moved(served, "acme", "cell-b")
     other = moved(served, "beta", "cell-b", "--rollback-window", "0")
+    assert report["rows_per_s"] > 0 < report["bytes_per_s"]
+    assert (report["rows_left"], report["eta_s"]) == (0, None)
     header, *rows = served.run("moves", "list").stdout.splitlines()
     assert header.startswith("move ")
     assert [row.split()[:4] for row in rows] == [
@@ -105,6 +107,8 @@ def test_moves_are_listed_and_shown(served: Any) -> None:
     lines = served.run("moves", "show", report["move_id"]).stdout.splitlines()
     assert lines[0] == f"move    {report['move_id']}"
     assert lines[1].startswith(f"acme: cell-a -> cell-b: can be rolled back, {report['rows']} rows")
+    assert " rows/s, " in lines[1]
+    assert " MB/s, writes paused for " in lines[1]
     assert lines[2].startswith("moved to cell-b in ")
     assert lines[3].endswith(f"it can be undone: cloister moves rollback {report['move_id']}")
     shown = served.parsed("moves", "show", other["move_id"])
