@@ -292,7 +292,9 @@ class Api:
         return _json([_move_report(record) for record in records])
 
     async def show_move(self, request: Request) -> Response:
-        return _json(_move_report(await self._plane.movers.register.read(_move_id(request))))
+        record = await self._plane.movers.register.read(_move_id(request))
+        held = await self._plane.explanations.requests_held(record)
+        return _json(_move_report(record, requests_held=held))
 
     async def abort_move(self, request: Request) -> Response:
         return _json(_move_report(await self._plane.movers.abort(_move_id(request))))
@@ -330,7 +332,7 @@ def _move_id(request: Request) -> UUID:
         raise NotFound(f"there is no move {text[:80]!r}", parameter="move") from exc
 
 
-def _move_report(record: MoveRecord) -> MoveReport:
+def _move_report(record: MoveRecord, *, requests_held: int | None = None) -> MoveReport:
     progress = record.progress
     waits = None
     if record.phase in STOPPED_PHASES:
@@ -357,6 +359,7 @@ def _move_report(record: MoveRecord) -> MoveReport:
         eta_s=progress.get("copy_eta_s") if record.phase == "copy" else None,
         sequences_behind=progress.get("sequences_behind"),
         pause_ms=progress.get("pause_ms"),
+        requests_held=requests_held,
         expected_pause_ms=progress.get("expected_pause_ms"),
         reason=progress.get("aborted_because") or waits,
         follows=record.move.follows,

@@ -17,9 +17,11 @@ from control_plane.explanation import (
     explain_request,
     explain_route,
 )
-from control_plane.move.register import Register
+from control_plane.move.register import MoveRecord, Register
 
 ASK_S_MAX = 3.0
+HELD_S_MAX = 0.5
+"""A move is shown without what the router would say of it."""
 
 _ToldT = TypeVar("_ToldT")
 
@@ -61,9 +63,22 @@ class Explanations:
         now = datetime.now(UTC)
         return explain_route(route, slug, await self._register.moves_between(tenant, now, now))
 
-    async def _ask(self, path: str, kind: type[_ToldT]) -> _ToldT | None:
+    async def requests_held(self, record: MoveRecord) -> int | None:
+        """How many requests the router held in the move's pause; None: it does not know, or does
+        not answer at once."""
+        if record.decision is None:
+            return None
+        move = record.move
         try:
-            async with asyncio.timeout(ASK_S_MAX):
+            route = await self._ask(f"/tenants/{move.tenant_id}", TenantRoute, HELD_S_MAX)
+        except RouterUnavailable:
+            return None
+        since = record.created_at.timestamp()
+        return None if route is None else route.held_for(move.epoch_new, since)
+
+    async def _ask(self, path: str, kind: type[_ToldT], wait_s: float = ASK_S_MAX) -> _ToldT | None:
+        try:
+            async with asyncio.timeout(wait_s):
                 answer = await self._client.get(self._url + path, headers=self._headers)
             if answer.status_code == 404:
                 return None

@@ -52,10 +52,27 @@ class TenantRoute(msgspec.Struct, frozen=True, kw_only=True):
     in_flight_max: int
     requests_per_s_max: float | None
     held: int
+    """Now."""
+    held_for_epoch: int | None = None
+    """The last epoch that its requests waited for, as they do while it moves; null: they did not,
+    or too many others moved since."""
+    held_for_it: int = 0
+    """How many of them did."""
+    serving_since: float | None = None
+    """Unix time in seconds: what was before, this router does not know."""
     cell_is_tried: bool
     """False while the cell failed so often that requests to it are refused at once."""
     requests: list[AnsweredRequest]
     """Its last ones, newest first."""
+
+    def held_for(self, epoch: int, since: float) -> int | None:
+        """Requests that waited for the epoch in a move begun at that time; None: not known."""
+        if self.held_for_epoch == epoch:
+            return self.held_for_it
+        is_known = self.serving_since is not None and self.serving_since <= since
+        # A later move has taken the place of what was known of this one.
+        is_latest = self.held_for_epoch is None or self.held_for_epoch < epoch
+        return 0 if is_known and is_latest and self.epoch == epoch else None
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -153,6 +153,9 @@ class MoveReport(msgspec.Struct, frozen=True, kw_only=True):
     """How far the target's journal is behind the source's, as last seen."""
     pause_ms: float | None
     """From the fence to the moment when writes were taken again, as the mover saw it."""
+    requests_held: int | None = None
+    """In the pause, by the router; null: nothing is decided, the router has forgotten, was
+    restarted or does not answer, or the move is one of a list."""
     expected_pause_ms: float | None
     """What was expected of it just before."""
     reason: str | None

@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import socket
+import time
 from typing import TYPE_CHECKING, Final
 
 from control_plane.routing import CellName
@@ -39,6 +40,8 @@ class Router:
     def __init__(self, settings: Settings) -> None:
         """Raises SettingsError if the certificate cannot be used, or the extra is missing."""
         self.settings = settings
+        self.serving_since = time.time()
+        """What was before, it does not know."""
         self.routes = Routes(
             settings, self._open_pool, adopted=lambda: self.forwarder.hold.adopted()
         )

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from cell.wire import Verdict
 from control_plane.routing import Epoch, OrganizationId
@@ -33,6 +33,8 @@ HOPS_MAX: Final = 2
 """Moves followed for one request; a third in one deadline means the table cannot be trusted."""
 LET_GO_MAX: Final = 8
 """Requests of one lane under way at a time: the new owner's caches are still cold."""
+REMEMBERED_MAX: Final = 1_000
+"""Tenants of which it is known how many requests were held."""
 TRY_PAUSE_S: Final = (0.01, 0.16)
 """Before a closed lane's first request is tried again: at first, and doubling up to. The first is
 about what a target takes from the decision to serving."""
@@ -72,6 +74,13 @@ def awaited_epoch(routed_by: Epoch, told: Epoch | None) -> Epoch:
 def may_follow(known: Epoch, routed_by: Epoch, hops: int) -> bool:
     """Only forward: a route of the same epoch or a lower one is the one that was just refused."""
     return known > routed_by and hops < HOPS_MAX
+
+
+class Held(NamedTuple):
+    """How many requests of a tenant waited for an epoch."""
+
+    epoch: Epoch
+    requests: int
 
 
 class Lane:
@@ -131,6 +140,8 @@ class Hold:
         self.waiting_bytes = 0
         """Of their bodies."""
         self.counts = HoldCounts()
+        self._latest: dict[OrganizationId, Held] = {}
+        """Of the tenants' last moves, for who asks about them; who moved first comes first."""
 
     @property
     def tenants(self) -> int:
@@ -175,12 +186,24 @@ class Hold:
             exchange.held_s = monotonic()
             self.counts.held += 1
             lane.taken += 1
+            self._remember(lane.tenant, exchange.awaits)
             return True
         self.counts.full += 1
         message = f"the tenant is moving, and too many requests {bound} wait; nothing was executed"
         self._sender.refuse(exchange, TenantMoving(message))
         self._forget_if_empty(lane)
         return False
+
+    def _remember(self, tenant: OrganizationId, epoch: Epoch) -> None:
+        before = self._latest.pop(tenant, None)
+        is_same = before is not None and before.epoch == epoch
+        self._latest[tenant] = Held(epoch, before.requests + 1 if before and is_same else 1)
+        if len(self._latest) > REMEMBERED_MAX:
+            del self._latest[next(iter(self._latest))]
+
+    def latest(self, tenant: OrganizationId) -> Held | None:
+        """The last epoch that requests of the tenant waited for, if they did lately."""
+        return self._latest.get(tenant)
 
     def _count(self, exchange: Exchange, number: int) -> None:
         self.waiting += number

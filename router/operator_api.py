@@ -77,6 +77,7 @@ def tenant_route(router: "Router", tenant: OrganizationId) -> TenantRoute | None
     if route is None or version is None:
         return None
     pool, traffic = route.pool, route.traffic
+    latest = router.forwarder.hold.latest(tenant)
     return TenantRoute(
         cell=pool.cell,
         address=str(pool.address),
@@ -87,6 +88,9 @@ def tenant_route(router: "Router", tenant: OrganizationId) -> TenantRoute | None
         in_flight_max=traffic.in_flight_max,
         requests_per_s_max=traffic.rate,
         held=router.forwarder.hold.held(tenant),
+        held_for_epoch=None if latest is None else latest.epoch,
+        held_for_it=0 if latest is None else latest.requests,
+        serving_since=router.serving_since,
         cell_is_tried=pool.breaker.is_closed,
         requests=list(islice(router.edge.recent.of_tenant(tenant), REQUESTS_SHOWN_MAX)),
     )

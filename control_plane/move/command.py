@@ -218,6 +218,8 @@ def sentence(report: MoveReport) -> str:
         parts.append(f"{report.sequences_behind:,} sequences behind")
     if report.pause_ms is not None:
         parts.append(f"writes paused for {report.pause_ms:,.0f} ms")
+    if report.requests_held is not None:
+        parts.append(f"{report.requests_held:,} requests held")
     if report.reason is not None:
         parts.append(report.reason)
     if report.differences:

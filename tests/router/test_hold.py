@@ -17,8 +17,9 @@ from router_cells import CellSide, serving
 from router_clients import Client, request
 from router_running import RunningRouter, await_endings, router_process, wait_until
 
-from control_plane.routing import Epoch
-from router.hold import HOPS_MAX, LET_GO_MAX, awaited_epoch, may_follow
+from control_plane.routing import Epoch, OrganizationId
+from router import hold as hold_module
+from router.hold import HOPS_MAX, LET_GO_MAX, Held, awaited_epoch, may_follow
 
 PATIENCE = {"hold_ms_max": 60_000, "request_ms_max": 60_000}
 """For holds that are to end well, on however slow a machine."""
@@ -137,8 +138,25 @@ def test_fenced_writes_are_slow_but_served_by_the_new_owner(platform: Platform) 
     assert router.metric("cloister_router_held_total") == 20
     assert router.metric('cloister_router_hold_ended_total{outcome="served"}') == 20
     assert router.metric("cloister_router_followed_total") == 20
+    assert router.router.forwarder.hold.latest(OrganizationId("tenant-a")) == Held(Epoch(2), 20)
     assert router.metric("cloister_router_held_seconds_total") > 0
     assert_nothing_is_held(router)
+
+
+def test_of_so_many_tenants_it_is_known_how_many_were_held(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold_module, "REMEMBERED_MAX", 2)
+    hold = platform.router().router.forwarder.hold
+    tenants = [OrganizationId(name) for name in "abc"]
+    for tenant, epoch in zip((*tenants[:2], *tenants), (2, 2, 3, 2, 2), strict=True):
+        hold._remember(tenant, Epoch(epoch))
+    # The one that moved longest ago gives way; another epoch is counted from the beginning.
+    assert [hold.latest(tenant) for tenant in tenants] == [
+        None,
+        Held(Epoch(2), 2),
+        Held(Epoch(2), 1),
+    ]
 
 
 def test_order_is_kept(platform: Platform) -> None:

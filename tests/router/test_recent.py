@@ -73,6 +73,9 @@ def test_a_held_request_and_its_tenant(platform: Platform) -> None:
     _, route = ask(router, "/tenants/tenant-a")
     assert (route["cell"], route["epoch"], route["held"]) == ("cell-b", 2, 0)
     assert (route["cell_is_tried"], route["routing_is_fresh"]) == (True, True)
+    assert (route["held_for_epoch"], route["held_for_it"]) == (2, 1)
+    assert route["serving_since"] <= told["answered_at"]
+    assert ask(router, "/tenants/tenant-b")[1]["held_for_epoch"] is None
     assert route["requests"] == [told]
     assert ask(router, "/tenants/nobody")[0] == 404
 
