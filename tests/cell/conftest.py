@@ -12,7 +12,9 @@ from cell.ledger.model import TenantId
 from cell.tables import TENANT_TABLES
 
 # Tests are no package: this is how the modules beside them (cell_writing, ledger_audit) are found.
+# Those of the router's tests (router_running) serve where a router stands before the cell.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "router"))
 
 from cell_process import Access, CellProcess, running_cell
 from cell_writing import Writing, own_tenant, write
