@@ -25,6 +25,7 @@ from test_bulk_scenarios import *  # noqa: F403
 from test_category_scenarios import *  # noqa: F403
 from test_cut_scenarios import *  # noqa: F403
 from test_guide_scenarios import *  # noqa: F403
+from test_inference_scenarios import *  # noqa: F403
 from test_scenarios import *  # noqa: F403
 from test_scenarios import Books, new_books
 from test_scenarios_events import *  # noqa: F403
