@@ -27,8 +27,6 @@ from control_plane.move.plan import Decision
 from control_plane.move.register import Register
 from control_plane.move.tail import SegmentRow
 
-pytestmark = pytest.mark.faults
-
 OLD_KEYS = 5
 
 

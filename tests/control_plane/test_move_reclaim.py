@@ -26,8 +26,6 @@ from control_plane.routing import Epoch
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications
 
-pytestmark = pytest.mark.faults
-
 
 @pytest.fixture
 async def platform(catalog: Catalog, cell_pair: tuple[Any, Any]) -> AsyncIterator[Platform]:

@@ -34,8 +34,6 @@ from control_plane.move.steps import run_move
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications
 
-pytestmark = pytest.mark.faults
-
 ROLLBACKS = int(os.environ.get("CLOISTER_ROLLBACKS", "5"))
 
 
@@ -86,6 +84,7 @@ async def test_there_and_back_under_load(platform: Platform) -> None:
     assert getattr(again, "seq", None) == seq
 
 
+@pytest.mark.faults
 async def test_rolled_back_under_load_again_and_again(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

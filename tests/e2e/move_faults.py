@@ -72,8 +72,7 @@ class Fault:
 
     def arm(self, points: Path) -> None:
         """Have the next mover at the point come to harm; whatever was armed before is not."""
-        for file in points.iterdir():
-            file.unlink()
+        disarm(points)
         action = self.blow if self.victim == "mover" else f"wait {STRIKE_MS}"
         unseen = points / "being armed"
         unseen.write_text(action)
@@ -85,6 +84,11 @@ class Fault:
 
 def blows_to(victim: str) -> tuple[str, ...]:
     return ("kill", "stop", "fail") if victim == "mover" else ("kill", "stop")
+
+
+def disarm(points: Path) -> None:
+    for file in points.iterdir():
+        file.unlink()
 
 
 def strike(fault: Fault, processes: Processes, source: str, target: str) -> None:
