@@ -11,10 +11,12 @@ from uuid import UUID, uuid4
 import pytest
 from cell_writing import execute, own_tenant, rows
 
+from control_plane.client import OperatorClient
 from control_plane.move.heads import START, Head, Heading, HeadState
 from control_plane.move.ownership import Presence, ownership_problems
 from control_plane.move.plan import Move
 from control_plane.routing import CellName, Epoch, Placement
+from control_plane.wire import Reconciliation
 
 A, B, C = CellName("cell-a"), CellName("cell-b"), CellName("cell-c")
 AT_A = Placement(A, Epoch(2))
@@ -150,6 +152,24 @@ def test_one_that_cannot_be_looked_at_does_not_hide_the_others(served: Any) -> N
     # Asked for by name, it is a refusal like any other.
     refused = served.run("reconcile", "half-made", expected=1)
     assert (refused.stdout, "not placed yet" in refused.stderr) == ("", True)
+
+
+def test_what_was_found_is_shown_when_the_control_plane_goes_away(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.create("acme", "beta")
+    served.start()
+    reconcile = OperatorClient.reconcile
+
+    def reconcile_and_end(client: OperatorClient, slug: str) -> Reconciliation:
+        found = reconcile(client, slug)
+        served.process.end()
+        return found
+
+    monkeypatch.setattr(OperatorClient, "reconcile", reconcile_and_end)
+    cut = served.run("reconcile", "--cell", "cell-a", expected=1)
+    assert cut.stdout == "agrees: acme on cell-a at 6\n"
+    assert "error: no control plane answers" in cut.stderr
 
 
 def test_what_is_not_there_and_what_is_not_asked(served: Any) -> None:
