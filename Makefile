@@ -28,7 +28,8 @@ faults: install             ## what kills, cuts and terminates, alone and in ful
 		tests/control_plane/test_move_silence.py \
 		tests/control_plane/test_move_reclaim.py \
 		tests/e2e/test_move.py tests/e2e/test_move_in_flight.py \
-		tests/e2e/test_move_faults.py tests/e2e/test_berka.py
+		tests/e2e/test_move_faults.py tests/e2e/test_berka.py \
+		tests/e2e/test_robustness_through_router.py
 	CLOISTER_LIST_TRANSACTIONS=500000 $(BIN)/pytest -m "" tests/cell/test_list_plans.py
 	CLOISTER_ROLLBACKS=100 $(BIN)/pytest -m "" tests/control_plane/test_move_steps.py -k again_and_again
 

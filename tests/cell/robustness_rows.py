@@ -54,6 +54,10 @@ class Case:
     def expected_code(self) -> str:
         return self.code or CODES.get(self.status, "")
 
+    @property
+    def expected_through_router(self) -> str:
+        return self.routers_code or self.expected_code
+
     def check(self, answer: httpx.Response, code: str) -> None:
         """Assert that it is answered so."""
         assert answer.status_code == self.status, answer.text[:300]
