@@ -20,6 +20,8 @@ METADATA_KEY_LENGTH_MAX: Final = 255
 METADATA_VALUE_LENGTH_MAX: Final = 1000
 AMOUNT_DIGITS_MAX: Final = 36
 
+Id = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+"""Of something of ours, as a body names it. Only described here: `parse_uuid` reads it."""
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX)]
 Description = Annotated[str, Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 ExternalId = Annotated[str, Meta(min_length=1, max_length=EXTERNAL_ID_LENGTH_MAX)]

@@ -37,6 +37,7 @@ from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import (
     Description,
+    Id,
     Metadata,
     parse_uuid,
     require_short_integer,
@@ -51,7 +52,7 @@ class AlertCondition(msgspec.Struct, frozen=True):
 
 
 class CreateBody(msgspec.Struct, frozen=True):
-    ledger_account_id: str
+    ledger_account_id: Id
     alert_condition: AlertCondition
     description: Description | None = None
     metadata: Metadata = {}

@@ -42,6 +42,7 @@ from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import (
     Description,
     ExternalId,
+    Id,
     Metadata,
     Name,
     parse_category_ids,
@@ -56,13 +57,13 @@ Category = tuple[LedgerAccountCategory, Accumulators]
 
 class CreateBody(msgspec.Struct, frozen=True):
     name: Name
-    ledger_id: str
+    ledger_id: Id
     normal_balance: Direction
     currency: str
     currency_exponent: int | None = None
     description: Description | None = None
     external_id: ExternalId | None = None
-    ledger_account_category_ids: list[str] | None = None
+    ledger_account_category_ids: list[Id] | None = None
     metadata: Metadata = {}
 
 

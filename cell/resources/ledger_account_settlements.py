@@ -35,7 +35,7 @@ from cell.parameters import Filter, Kind
 from cell.row_json import row_as_json, row_from_json
 from cell.settlement_worker import ENTRIES_PER_STEP
 from cell.timestamps import parse_timestamp, render_timestamp, render_timestamp_or_null
-from cell.wellformed import Description, Metadata, parse_uuid, without_empty_values
+from cell.wellformed import Description, Id, Metadata, parse_uuid, without_empty_values
 
 ENTRY_IDS_MAX: Final = 1000
 """Entries put into a draft, or taken out of it, by one request."""
@@ -57,8 +57,8 @@ class FinalStatus(StrEnum):
 
 
 class CreateBody(msgspec.Struct, frozen=True):
-    settled_ledger_account_id: str
-    contra_ledger_account_id: str
+    settled_ledger_account_id: Id
+    contra_ledger_account_id: Id
     status: FirstStatus | None = None
     effective_at_upper_bound: str | None = None
     allow_either_direction: bool | None = None
@@ -75,7 +75,7 @@ class UpdateBody(msgspec.Struct, frozen=True):
 
 
 class EntriesBody(msgspec.Struct, frozen=True):
-    ledger_entry_ids: list[str] | None
+    ledger_entry_ids: list[Id] | None
 
 
 class LedgerAccountSettlementView(msgspec.Struct, frozen=True, gc=False):

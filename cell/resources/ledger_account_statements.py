@@ -20,14 +20,14 @@ from cell.ledger.model import Direction, LedgerAccountStatement
 from cell.parameters import Kind, Parameter
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import parse_timestamp, render_timestamp
-from cell.wellformed import Description, Metadata, parse_uuid, without_empty_values
+from cell.wellformed import Description, Id, Metadata, parse_uuid, without_empty_values
 
 LOWER_BOUND: Final = "effective_at_lower_bound"
 UPPER_BOUND: Final = "effective_at_upper_bound"
 
 
 class CreateBody(msgspec.Struct, frozen=True):
-    ledger_account_id: str
+    ledger_account_id: Id
     effective_at_lower_bound: str
     effective_at_upper_bound: str
     description: Description | None = None

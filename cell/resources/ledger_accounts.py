@@ -40,6 +40,7 @@ from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import (
     Description,
     ExternalId,
+    Id,
     LedgerableId,
     Metadata,
     Name,
@@ -65,7 +66,7 @@ class LedgerableType(StrEnum):
 
 class CreateBody(msgspec.Struct, frozen=True):
     name: Name
-    ledger_id: str
+    ledger_id: Id
     normal_balance: Direction
     currency: str
     currency_exponent: int | None = None
@@ -73,7 +74,7 @@ class CreateBody(msgspec.Struct, frozen=True):
     external_id: ExternalId | None = None
     ledgerable_type: LedgerableType | None = None
     ledgerable_id: LedgerableId | None = None
-    ledger_account_category_ids: list[str] | None = None
+    ledger_account_category_ids: list[Id] | None = None
     metadata: Metadata = {}
 
 

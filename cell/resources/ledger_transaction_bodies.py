@@ -22,6 +22,7 @@ from cell.timestamps import parse_date, parse_timestamp
 from cell.wellformed import (
     Description,
     ExternalId,
+    Id,
     LedgerableId,
     Metadata,
     parse_uuid,
@@ -53,7 +54,7 @@ class LockBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EntryBody(msgspec.Struct, frozen=True):
-    ledger_account_id: str
+    ledger_account_id: Id
     direction: Direction
     amount: int | UnsetType = UNSET
     amount_string: str | UnsetType = UNSET
@@ -69,7 +70,7 @@ class EntryBody(msgspec.Struct, frozen=True):
 class CategoryLockBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Locks on the balances of a category; the shape is ours, the hosted API publishes none."""
 
-    ledger_account_category_id: str
+    ledger_account_category_id: Id
     pending_balance_amount: LockBody | None = None
     posted_balance_amount: LockBody | None = None
     available_balance_amount: LockBody | None = None

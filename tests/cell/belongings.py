@@ -21,8 +21,6 @@ OPERATIONS = [
 ]
 BULK = "/api/bulk_requests"
 BULK_ACTIONS = [(str(action), str(resource)) for action, resource in COMMANDS]
-OF_THE_CALLER = ("external_id", "ledgerable_id")
-"""Of another system: nothing is looked up by them."""
 KINDS = {
     "ledger_account_id": "ledger_accounts",
     "sub_category_id": "ledger_account_categories",
@@ -304,12 +302,7 @@ def _places(schema: Any, at: Place) -> Iterator[Place]:
         yield from _places(schema["items"], (*at, 0))
     for name, of_name in schema.get("properties", {}).items():
         yield from _places(of_name, (*at, name))
-    name = next((step for step in reversed(at) if isinstance(step, str)), "")
-    if (
-        schema.get("type") == "string"
-        and name.endswith(("_id", "_ids"))
-        and name not in OF_THE_CALLER
-    ):
+    if schema.get("format") == "uuid":
         yield at
 
 

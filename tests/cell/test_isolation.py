@@ -35,6 +35,8 @@ LISTS = [
 ]
 PATHS_WITH_IDS = [(method, path) for method, path in OPERATIONS if "{" in path]
 BODIES_WITH_IDS = [operation for operation in OPERATIONS if body_places(*operation)]
+BODIES_WITH_IDS_MIN = 10
+"""Or the document does not say any more which texts are ids."""
 NOTHING_HAS_ONE = ("ledger_account_payout_id",)
 """Ids of what there is not (yet): nobody has a good one."""
 Pair = tuple[Belongings, Belongings]
@@ -80,10 +82,8 @@ def essence(answer: httpx.Response, *ids: str) -> tuple[Any, ...]:
 
 
 def test_the_matrix_is_the_whole_document(pair: Pair) -> None:
-    served = pair[0].http.get(PATH).raise_for_status().json()
-    assert DOCUMENT["paths"].items() <= served["paths"].items()
-    assert served["paths"].keys() - DOCUMENT["paths"].keys() <= {PATH}
-    assert len(BODIES_WITH_IDS) >= 10
+    assert pair[0].http.get(PATH).raise_for_status().json() == DOCUMENT
+    assert len(BODIES_WITH_IDS) >= BODIES_WITH_IDS_MIN
 
 
 def test_lists_hold_ones_own_only(pair: Pair) -> None:

@@ -87,6 +87,16 @@ def test_one_of_several_values_is_described_too(document: Any) -> None:
             assert len(set(names)) == len(names), operation["operationId"]
 
 
+def test_ids_in_bodies_are_described_as_ids(document: Any) -> None:
+    """All but those that callers choose; the tests of isolation ask at each such place."""
+    for name, schema in document["components"]["schemas"].items():
+        if name.endswith("Body"):
+            for key, described in schema["properties"].items():
+                is_ours = key not in ("external_id", "ledgerable_id")
+                names_an_id = is_ours and key.endswith(("_id", "_ids"))
+                assert ("'format': 'uuid'" in str(described)) is names_an_id, (name, key)
+
+
 def test_views_are_closed(document: Any) -> None:
     for name, schema in document["components"]["schemas"].items():
         if name.endswith("View") and name != "ErrorView":
