@@ -87,7 +87,7 @@ CONTRADICTION = "contradiction"
 
 
 PAUSING = "pause"
-"""The phase of a move while the tenant's writes are paused, and just before."""
+"""The phase of a move while the tenant's writes are paused, and just before, unless it waits."""
 WAITS_FOR_SHORT_PAUSE = "wait for a short pause"
 """The phase of a move whose gate does not open."""
 

@@ -36,7 +36,13 @@ from control_plane.move.steps import run_move
 from control_plane.routing import CellName, Epoch
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications, nobody_has_gone
-from control_plane.wire import CONTRADICTION, PAUSING, MoveRehearsal
+from control_plane.wire import (
+    CONTRADICTION,
+    MOVES_AT_ONCE_MAX,
+    PAUSING,
+    WAITS_FOR_SHORT_PAUSE,
+    MoveRehearsal,
+)
 
 LOOK_S = 0.5
 """Between two looks for open moves when nobody wakes it."""
@@ -46,10 +52,11 @@ RETRY_PAUSING_S_MAX = 1.0
 """The same of a move in whose pause the last attempt ended."""
 SHADOW_S = 1.0
 """Between two visits to a move that can be rolled back."""
-PARALLEL_MAX = 4
-"""Moves that run at once; each has two connections to databases that serve tenants meanwhile."""
 VISITS_MAX = 4
 """Visits at once to moves that can be rolled back."""
+
+AT_PAUSE = (WAITS_FOR_SHORT_PAUSE, PAUSING)
+"""Phases in which a mover may leave its tenant's writes paused."""
 
 log = logging.getLogger(__name__)
 
@@ -372,12 +379,12 @@ def next_to_begin(
     """
     due = [each for each in records if due_s.get(each.move.move_id, 0.0) <= now_s]
     # Whoever died in their pause left tenants that nobody serves: they wait for no place.
-    urgent = [each for each in due if each.phase == PAUSING or each.move.move_id in pausing]
+    urgent = [each for each in due if each.phase in AT_PAUSE or each.move.move_id in pausing]
     others = [each for each in due if each not in urgent]
     moves = [each for each in others if not each.window_is_open]
     visits = [each for each in others if each.window_is_open]
     visits.sort(key=lambda each: due_s.get(each.move.move_id, 0.0))
-    moves = moves[: max(0, PARALLEL_MAX - moving)]
+    moves = moves[: max(0, MOVES_AT_ONCE_MAX - moving)]
     return urgent + moves + visits[: max(0, VISITS_MAX - visiting)]
 
 

@@ -18,7 +18,7 @@ from control_plane.errors import MoveInProgress, NotFound, PlacementChanged, Win
 from control_plane.move.heads import Position
 from control_plane.move.plan import Decision, Move
 from control_plane.routing import CellName, Epoch, Placement
-from control_plane.wire import PAUSING
+from control_plane.wire import PAUSING, WAITS_FOR_SHORT_PAUSE
 
 LEASE_S = 10.0
 """Who does not renew it for so long is taken for dead, and another mover may go on."""
@@ -185,7 +185,8 @@ class Register:
     # Also when its time is over: as long as nobody took it, nobody else is at work.
     RENEW: LiteralString = """
     UPDATE moves SET lease_until = now() + make_interval(secs => %(seconds)s),
-        phase = CASE WHEN %(is_pausing)s AND decision IS NULL THEN %(pausing)s ELSE phase END
+        phase = CASE WHEN %(is_pausing)s AND decision IS NULL AND phase <> %(at_gate)s
+            THEN %(pausing)s ELSE phase END
     WHERE move_id = %(move)s AND lease_term = %(term)s AND finished_at IS NULL
     RETURNING wants_abort
     """
@@ -211,6 +212,7 @@ class Register:
             "seconds": seconds,
             "is_pausing": is_pausing,
             "pausing": PAUSING,
+            "at_gate": WAITS_FOR_SHORT_PAUSE,
         }
         async with self._catalog.transaction() as tx:
             row = await (await tx.execute(self.RENEW, values)).fetchone()

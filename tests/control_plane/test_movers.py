@@ -5,11 +5,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from control_plane.move.movers import PARALLEL_MAX, SHADOW_S, VISITS_MAX, next_to_begin
+from control_plane.move.movers import SHADOW_S, VISITS_MAX, next_to_begin
 from control_plane.move.plan import Decision, Move
 from control_plane.move.register import MoveRecord
 from control_plane.routing import CellName, Epoch
-from control_plane.wire import PAUSING
+from control_plane.wire import MOVES_AT_ONCE_MAX, PAUSING
 
 
 def move(number: int) -> MoveRecord:
@@ -47,25 +47,30 @@ def begun(records: list[MoveRecord], due_s: dict[UUID, float], now_s: float) -> 
 def test_moves_have_places_that_no_shadow_takes() -> None:
     shadows, moves = [shadow(n) for n in range(50)], [move(n) for n in range(6)]
     chosen = begun([*shadows, *moves], {}, 0.0)
-    assert chosen[:PARALLEL_MAX] == moves[:PARALLEL_MAX]
-    assert len(chosen) == PARALLEL_MAX + VISITS_MAX
+    assert chosen[:MOVES_AT_ONCE_MAX] == moves[:MOVES_AT_ONCE_MAX]
+    assert len(chosen) == MOVES_AT_ONCE_MAX + VISITS_MAX
 
 
 def test_what_runs_already_takes_its_place() -> None:
     records = [*(move(n) for n in range(6)), *(shadow(n) for n in range(6))]
     chosen = next_to_begin(
-        records, moving=PARALLEL_MAX - 1, visiting=VISITS_MAX + 1, pausing=(), due_s={}, now_s=0.0
+        records,
+        moving=MOVES_AT_ONCE_MAX - 1,
+        visiting=VISITS_MAX + 1,
+        pausing=(),
+        due_s={},
+        now_s=0.0,
     )
     assert chosen == records[:1]
 
 
 def test_whose_writes_are_paused_waits_for_no_place() -> None:
     """Whether the catalog says so, of somebody who died, or an attempt of this one ended there."""
-    moves = [move(n) for n in range(PARALLEL_MAX)]
+    moves = [move(n) for n in range(MOVES_AT_ONCE_MAX)]
     orphan, own = replace(move(8), phase=PAUSING), shadow(9)
     chosen = next_to_begin(
         [*moves, orphan, own],
-        moving=PARALLEL_MAX,
+        moving=MOVES_AT_ONCE_MAX,
         visiting=VISITS_MAX,
         pausing={own.move.move_id},
         due_s={},
