@@ -142,16 +142,17 @@ async def _find_places(
 def _places(direction: LiteralString) -> LiteralString:
     # The segment in which the times asked for begin has its entry before them: hence from there.
     # Each kind is a walk of its own along the key, so that a rare one is found at once.
+    # GREATEST, for nothing that holds a COALESCE is leakproof, and the walk would go on beyond it.
     # A transaction's creation has no entry of its own: see `index_entries`.
     return f"""
     SELECT DISTINCT at_us, seq FROM (
         SELECT found.at_us, found.seq FROM unnest(%(topics)s::uuid[]) AS t (topic), LATERAL (
             SELECT e.at_us, e.seq FROM event_index e
             WHERE e.tenant_id = %(tenant_id)s AND e.topic = t.topic
-                AND e.at_us <= %(to_us)s AND e.at_us >= coalesce((
+                AND e.at_us <= %(to_us)s AND e.at_us >= greatest(0, (
                     SELECT max(b.at_us) FROM event_index b
                     WHERE b.tenant_id = %(tenant_id)s AND b.topic = t.topic
-                        AND b.at_us <= %(from_us)s), 0)
+                        AND b.at_us <= %(from_us)s))
             ORDER BY e.at_us {direction} LIMIT %(limit)s) found
         UNION ALL
         SELECT found.at_us, found.seq FROM ledger_transactions t, LATERAL (

@@ -4,14 +4,15 @@ SQL is put together from constants of this package and placeholders only; whatev
 is a parameter. A resource declares its filters one line each; see `cell/resources/`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, LiteralString
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum, auto
+from typing import Final, LiteralString, NamedTuple
 
 import msgspec
 
 from cell.errors import Unprocessable
 from cell.ids import first_id
-from cell.pagination import Page
+from cell.pagination import Page, Position
 from cell.parameters import BALANCE_OPERATORS, OPERATORS, Filter, Kind
 from cell.query import Query
 from cell.timestamps import DAY_US, parse_day, parse_timestamp
@@ -20,6 +21,28 @@ from cell.wellformed import METADATA_KEYS_MAX
 _INTEGER_DIGITS_MAX: Final = 60
 """Balances are sums and may be longer than one amount; longer than this is no question."""
 
+NEAR_ROWS: Final = 500
+"""How far a list is walked for what may be anywhere, before it is looked up."""
+
+ORDERS: Final = ("created_at", "effective_at")
+_BY_ID: Final = ("created_at",)
+
+
+class Reading(Enum):
+    """How a page is come by.
+
+    A walk in the order of an index ends with the page, if all that the index does not answer is
+    often true. Of what was dated, changed or marked long ago Postgres thinks just that, and would
+    pass over everything newer first: it knows how much there is of it, not where. So such a list is
+    walked for some rows, which is where most pages end; else whatever matches is looked up in its
+    index, and put in order afterwards. No page costs more than that walk and what matches.
+    """
+
+    AS_PLANNED = auto()
+    NEAR = auto()
+    """Perhaps not all of the page."""
+    BY_MATCH = auto()
+
 
 class Filters:
     """The WHERE clause of one listing, grown filter by filter."""
@@ -27,16 +50,24 @@ class Filters:
     def __init__(self, query: Query, alias: LiteralString, tenant_id: str) -> None:
         self.query = query
         self._alias: LiteralString = alias
-        self._conditions: list[LiteralString] = [alias + ".tenant_id = %s"]
-        self._parameters: list[object] = [tenant_id]
+        self.tenant_id = tenant_id
+        self._conditions: list[_Condition] = []
+        self._in_order_of: tuple[str, ...] | None = ORDERS
+        self.add(alias + ".tenant_id = %s", tenant_id)
 
-    def add(self, condition: LiteralString, *parameters: object) -> None:
-        self._conditions.append(condition)
-        self._parameters.extend(parameters)
+    def add(
+        self,
+        condition: LiteralString,
+        *parameters: object,
+        in_order_of: tuple[str, ...] | None = ORDERS,
+    ) -> None:
+        """`in_order_of` as of a `Filter`."""
+        self._conditions.append(_Condition(condition, parameters, in_order_of))
 
     def apply(self, declared: Iterable[Filter]) -> None:
         """Read each filter from the query and restrict the listing by those that are there."""
         for one in declared:
+            self._in_order_of = one.in_order_of
             self._apply(one.name, one.kind, one.sql, one.choices)
             if one.ids or one.since_creation:
                 self._created(one.name, one.ids or one.since_creation, is_creation=bool(one.ids))
@@ -108,7 +139,14 @@ class Filters:
 
     def where(self) -> tuple[LiteralString, list[object]]:
         """The clause as it stands, for a statement that is not of the form of `select`."""
-        return " AND ".join(self._conditions), list(self._parameters)
+        return _joined(self._conditions)
+
+    def is_scattered(self, page: Page) -> bool:
+        """May rows that match be far from where the list begins, and is there an index of them?"""
+        by = page.order.by
+        return any(
+            one.in_order_of is not None and by not in one.in_order_of for one in self._conditions
+        )
 
     def select(
         self,
@@ -116,31 +154,80 @@ class Filters:
         *,
         shown: LiteralString,
         source: LiteralString,
+        beside: LiteralString = "",
         joined: LiteralString = "",
         effective_at: LiteralString = "",
+        reading: Reading = Reading.AS_PLANNED,
     ) -> tuple[LiteralString, list[object]]:
         """The statement that reads one row more than the page holds, and its parameters.
 
-        `source` is what the filters are about; `shown` is made of the page's rows and `joined`,
-        and not, as one SELECT would do, of all that match. `effective_at` is the column for
-        listings that can be ordered by it.
+        `source` is the table, `beside` what is joined to it for the filters; `shown` is made of the
+        page's rows and `joined`, and not, as one SELECT would do, of all that match. `effective_at`
+        is the column for listings that can be ordered by it.
         """
-        beyond: LiteralString = " < " if page.order.is_descending else " > "
         order: LiteralString = self._order(page, effective_at)
-        identity: LiteralString = self._alias + ".id"
-        conditions, parameters = list(self._conditions), list(self._parameters)
-        if page.after is not None and page.order.by == "effective_at":
-            conditions.append(f"({effective_at}, {identity}){beyond}(%s::bigint, %s::uuid)")
-            parameters += [page.after.key, page.after.id]
-        elif page.after is not None:
-            conditions.append(identity + beyond + "%s::uuid")
-            parameters.append(page.after.id)
-        where: LiteralString = " AND ".join(conditions)
-        statement: LiteralString = (
-            f"SELECT {shown} FROM (SELECT {self._alias}.* FROM {source} WHERE {where} "
-            f"ORDER BY {order} LIMIT %s) {self._alias} {joined} ORDER BY {order}"
+        conditions = self._conditions
+        if page.after is not None:
+            conditions = [*conditions, self._beyond(page, page.after, effective_at)]
+        rows: LiteralString
+        if reading is Reading.BY_MATCH:
+            key: LiteralString = effective_at if page.order.by == "effective_at" else ""
+            rows, parameters = self._rows_by_match(page, conditions, source, beside, key)
+        elif reading is Reading.NEAR:
+            rows, parameters = self._rows_near(page, conditions, source, beside, order)
+        else:
+            where, parameters = _joined(conditions)
+            rows = f"{source} {beside} WHERE" if beside else f"{source} WHERE"
+            rows = f"SELECT {self._alias}.* FROM {rows} {where} ORDER BY {order} LIMIT %s"
+            parameters.append(page.per_page + 1)
+        return f"SELECT {shown} FROM ({rows}) {self._alias} {joined} ORDER BY {order}", parameters
+
+    def _rows_by_match(
+        self,
+        page: Page,
+        conditions: Sequence["_Condition"],
+        source: LiteralString,
+        beside: LiteralString,
+        effective_at: LiteralString,
+    ) -> tuple[LiteralString, list[object]]:
+        alias: LiteralString = self._alias
+        key: LiteralString = effective_at or alias + ".id"
+        way: LiteralString = " DESC" if page.order.is_descending else ""
+        where, parameters = _joined(conditions)
+        # OFFSET: planned as if all were wanted, which is the truth, wherever they are.
+        rows: LiteralString = (
+            f"SELECT {alias}.* FROM (SELECT matched.id FROM (SELECT {alias}.id, {key} AS key "
+            f"FROM {source} {beside} WHERE {where} OFFSET 0) matched "
+            f"ORDER BY matched.key{way}, matched.id{way} LIMIT %s) matched "
+            f"JOIN {source} ON {alias}.tenant_id = %s AND {alias}.id = matched.id"
         )
-        return statement, [*parameters, page.per_page + 1]
+        return rows, [*parameters, page.per_page + 1, self.tenant_id]
+
+    def _rows_near(
+        self,
+        page: Page,
+        conditions: Sequence["_Condition"],
+        source: LiteralString,
+        beside: LiteralString,
+        order: LiteralString,
+    ) -> tuple[LiteralString, list[object]]:
+        by = page.order.by
+        walked, walk_parameters = _joined([one for one in conditions if one.is_walked(by)])
+        where, parameters = _joined([one for one in conditions if not one.is_walked(by)])
+        rows: LiteralString = (
+            f"SELECT {self._alias}.* FROM (SELECT {self._alias}.* FROM {source} WHERE {walked} "
+            f"ORDER BY {order} LIMIT {NEAR_ROWS}) {self._alias} {beside} WHERE {where} "
+            f"ORDER BY {order} LIMIT %s"
+        )
+        return rows, [*walk_parameters, *parameters, page.per_page + 1]
+
+    def _beyond(self, page: Page, after: Position, effective_at: LiteralString) -> "_Condition":
+        beyond: LiteralString = " < " if page.order.is_descending else " > "
+        identity: LiteralString = self._alias + ".id"
+        if page.order.by == "effective_at":
+            condition: LiteralString = f"({effective_at}, {identity}){beyond}(%s::bigint, %s::uuid)"
+            return _Condition(condition, (after.key, after.id), ORDERS)
+        return _Condition(f"{identity}{beyond}%s::uuid", (after.id,), ORDERS)
 
     def _order(self, page: Page, effective_at: LiteralString) -> LiteralString:
         direction: LiteralString = " DESC" if page.order.is_descending else ""
@@ -165,18 +252,20 @@ class Filters:
         for operator, text in self._operands(name, OPERATORS):
             at_us = parse_timestamp(text, name)
             if is_creation and operator in ("gt", "gte", "eq"):
-                self.add(ids + " >= %s::uuid", first_id(at_us))
+                self.add(ids + " >= %s::uuid", first_id(at_us), in_order_of=_BY_ID)
             if operator in ("lt", "lte", "eq"):
-                self.add(ids + " < %s::uuid", first_id(at_us + 1))
+                self.add(ids + " < %s::uuid", first_id(at_us + 1), in_order_of=_BY_ID)
 
     def _compare(
         self, sql: LiteralString, operator: LiteralString, operand: LiteralString, value: object
     ) -> None:
         """A filter's condition on one value, from its column or its own words."""
         if "%s" in sql:
-            self.add(sql.replace("{op}", operator), *[value] * sql.count("%s"))
+            condition: LiteralString = sql.replace("{op}", operator)
+            values = [value] * sql.count("%s")
         else:
-            self.add(f"{sql} {operator} {operand}", value)
+            condition, values = f"{sql} {operator} {operand}", [value]
+        self.add(condition, *values, in_order_of=self._in_order_of)
 
     def _operands(self, name: str, operators: Mapping[str, LiteralString]) -> list[tuple[str, str]]:
         asked = self.query.mapping(name)
@@ -192,3 +281,18 @@ def _parse_integer(text: str, parameter: str) -> int:
     if digits.isascii() and digits.isdigit() and len(digits) <= _INTEGER_DIGITS_MAX:
         return int(text)
     raise Unprocessable(f"{parameter}: {text[:80]!r} is not a whole number", parameter)
+
+
+class _Condition(NamedTuple):
+    sql: LiteralString
+    parameters: tuple[object, ...]
+    in_order_of: tuple[str, ...] | None
+
+    def is_walked(self, order: str) -> bool:
+        """Does a walk in the order pass over few rows for it?"""
+        return self.in_order_of is not None and order in self.in_order_of
+
+
+def _joined(conditions: Sequence[_Condition]) -> tuple[LiteralString, list[object]]:
+    parts = [one.sql for one in conditions]
+    return " AND ".join(parts), [value for one in conditions for value in one.parameters]

@@ -77,3 +77,6 @@ class Filter(Parameter):
     since_creation: LiteralString = field(default="", kw_only=True)
     """Of TIMES: a column of ids of rows whose time here is never before their creation. What was so
     by a certain time has been created by then."""
+    in_order_of: tuple[str, ...] | None = field(default=("created_at",), kw_only=True)
+    """The orders in which an index has the rows that match; None where there is no such index. In
+    any other order, what matches may be far from where the list begins: see `listing.Reading`."""

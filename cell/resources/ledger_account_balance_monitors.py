@@ -30,6 +30,7 @@ from cell.ledger.model import (
     MonitorOperator,
 )
 from cell.ledger.monitors import is_triggered
+from cell.list_reading import fetch_page
 from cell.listing import Filters
 from cell.pagination import PAGING, Position, answer_page, parse_page
 from cell.parameters import Filter, Kind
@@ -196,7 +197,12 @@ async def _answer_changed(call: Call, record: Record) -> Answer:
 FILTERS: Final = (
     Filter("id", Kind.IDS, "m.id"),
     Filter("ledger_account_id", Kind.ID, "m.ledger_account_id"),
-    Filter("metadata", Kind.METADATA, "m.metadata"),
+    Filter(
+        "metadata",
+        Kind.METADATA,
+        "m.metadata @> %s::jsonb AND m.metadata <> '{}'",
+        in_order_of=(),
+    ),
 )
 
 
@@ -206,8 +212,8 @@ async def list_page(call: Call) -> Answer:
     filters = Filters(query, "m", call.tenant_id)
     filters.add(_LIVE)
     filters.apply(FILTERS)
-    statement, parameters = filters.select(page, shown=_SHOWN, source=_SOURCE, joined=_JOINED)
-    monitors = [_monitored(row) for row in await call.fetch(statement, parameters)]
+    rows = await fetch_page(call, filters, page, shown=_SHOWN, source=_SOURCE, joined=_JOINED)
+    monitors = [_monitored(row) for row in rows]
     return answer_page(page, monitors, show, _position)
 
 

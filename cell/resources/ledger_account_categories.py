@@ -33,6 +33,7 @@ from cell.ledger.commands import (
 )
 from cell.ledger.currencies import resolve_exponent
 from cell.ledger.model import Direction, LedgerAccountCategory
+from cell.list_reading import fetch_page
 from cell.listing import Filters
 from cell.pagination import PAGING, Position, answer_page, parse_page
 from cell.parameters import Filter, Kind, Parameter
@@ -257,11 +258,16 @@ FILTERS: Final = (
     Filter("ledger_id", Kind.ID, "c.ledger_id"),
     Filter("external_id", Kind.TEXT, "c.external_id"),
     Filter("currency", Kind.TEXT, "c.currency"),
-    Filter("metadata", Kind.METADATA, "c.metadata"),
+    Filter(
+        "metadata",
+        Kind.METADATA,
+        "c.metadata @> %s::jsonb AND c.metadata <> '{}'",
+        in_order_of=(),
+    ),
     Filter("parent_ledger_account_category_id", Kind.ID, _UNDER),
-    Filter("pending_balance_amount", Kind.BALANCES, _PENDING),
-    Filter("posted_balance_amount", Kind.BALANCES, _POSTED),
-    Filter("available_balance_amount", Kind.BALANCES, _AVAILABLE),
+    Filter("pending_balance_amount", Kind.BALANCES, _PENDING, in_order_of=None),
+    Filter("posted_balance_amount", Kind.BALANCES, _POSTED, in_order_of=None),
+    Filter("available_balance_amount", Kind.BALANCES, _AVAILABLE, in_order_of=None),
 )
 ACCOUNT: Final = Parameter("ledger_account_id", Kind.ID)
 _HOLDS: Final = "c.id = ANY(categories_holding(%s, %s))"
@@ -271,10 +277,16 @@ async def list_page(call: Call) -> Answer:
     query = call.query()
     page = parse_page(query, call.tenant_id, "ledger_account_categories", ())
     before_us = _parse_before(query, (EFFECTIVE_AT,))
-    statement, parameters = _filters(query, call.tenant_id).select(
-        page, shown=_SHOWN, source="ledger_account_categories c", joined=_WITH_SUMS
+    rows = await fetch_page(
+        call,
+        _filters(query, call.tenant_id),
+        page,
+        shown=_SHOWN,
+        source="ledger_account_categories c",
+        joined=_WITH_SUMS,
+        of_joined=(before_us,),
     )
-    categories = [_category(row) for row in await call.fetch(statement, [*parameters, before_us])]
+    categories = [_category(row) for row in rows]
     return answer_page(page, categories, show, _position)
 
 

@@ -29,6 +29,7 @@ from cell.ledger.commands import (
     UpdateLedgerAccountSettlement,
 )
 from cell.ledger.model import Direction, LedgerAccountSettlement, SettlementStatus
+from cell.list_reading import fetch_page
 from cell.listing import Filters
 from cell.pagination import PAGING, Position, answer_page, parse_page
 from cell.parameters import Filter, Kind
@@ -222,9 +223,14 @@ FILTERS: Final = (
     ),
     Filter("ledger_transaction_id", Kind.ID, "s.ledger_transaction_id"),
     Filter("ledger_id", Kind.ID, "s.ledger_id"),
-    Filter("created_at", Kind.TIMES, "s.created_at_us"),
-    Filter("updated_at", Kind.TIMES, "s.updated_at_us"),
-    Filter("metadata", Kind.METADATA, "s.metadata"),
+    Filter("created_at", Kind.TIMES, "s.created_at_us", ids="s.id"),
+    Filter("updated_at", Kind.TIMES, "s.updated_at_us", since_creation="s.id", in_order_of=()),
+    Filter(
+        "metadata",
+        Kind.METADATA,
+        "s.metadata @> %s::jsonb AND s.metadata <> '{}'",
+        in_order_of=(),
+    ),
 )
 
 
@@ -233,13 +239,10 @@ async def list_page(call: Call) -> Answer:
     page = parse_page(query, call.tenant_id, "ledger_account_settlements", ())
     filters = Filters(query, "s", call.tenant_id)
     filters.apply(FILTERS)
-    statement, parameters = filters.select(
-        page, shown=_SHOWN, source="ledger_account_settlements s"
+    rows = await fetch_page(
+        call, filters, page, shown=_SHOWN, source="ledger_account_settlements s"
     )
-    found = [
-        row_from_json(LedgerAccountSettlement, row)
-        for (row,) in await call.fetch(statement, parameters)
-    ]
+    found = [row_from_json(LedgerAccountSettlement, row) for (row,) in rows]
     return answer_page(page, found, show, _position)
 
 

@@ -31,6 +31,7 @@ from cell.ledger.commands import (
 )
 from cell.ledger.currencies import resolve_exponent
 from cell.ledger.model import AccountBalances, Direction, LedgerAccount
+from cell.list_reading import fetch_page
 from cell.listing import Filters
 from cell.pagination import PAGING, Position, answer_page, parse_page
 from cell.parameters import Filter, Kind, Parameter
@@ -280,12 +281,17 @@ FILTERS: Final = (
     Filter("external_id", Kind.TEXT, "a.external_id"),
     Filter("currency", Kind.TEXT, "a.currency"),
     Filter("normal_balance", Kind.CHOICE, "a.normal_balance", choices=Direction),
-    Filter("pending_balance_amount", Kind.BALANCES, _PENDING),
-    Filter("posted_balance_amount", Kind.BALANCES, _POSTED),
-    Filter("available_balance_amount", Kind.BALANCES, _AVAILABLE),
+    Filter("pending_balance_amount", Kind.BALANCES, _PENDING, in_order_of=None),
+    Filter("posted_balance_amount", Kind.BALANCES, _POSTED, in_order_of=None),
+    Filter("available_balance_amount", Kind.BALANCES, _AVAILABLE, in_order_of=None),
     Filter("created_at", Kind.TIMES, "a.created_at_us", ids="a.id"),
-    Filter("updated_at", Kind.TIMES, "a.updated_at_us", since_creation="a.id"),
-    Filter("metadata", Kind.METADATA, "a.metadata @> %s::jsonb AND a.metadata <> '{}'"),
+    Filter("updated_at", Kind.TIMES, "a.updated_at_us", since_creation="a.id", in_order_of=()),
+    Filter(
+        "metadata",
+        Kind.METADATA,
+        "a.metadata @> %s::jsonb AND a.metadata <> '{}'",
+        in_order_of=(),
+    ),
 )
 
 
@@ -294,14 +300,22 @@ async def list_page(call: Call) -> Answer:
     page = parse_page(query, call.tenant_id, "ledger_accounts", ())
     as_of = parse_as_of(query, TIMES)
     joined, of_joined = restricted_balances(as_of) if as_of is not None else ("", [])
-    statement, parameters = _filters(query, call.tenant_id).select(
+    rows = await fetch_page(
+        call,
+        _filters(query, call.tenant_id),
         page,
         shown=_SHOWN if as_of is None else _SHOWN_AS_OF,
-        source=_SOURCE,
+        source="ledger_accounts a",
+        beside=_WITH_BALANCES if _asks_for_balances(query) else "",
         joined=f"{_WITH_BALANCES} {joined}",
+        of_joined=of_joined,
     )
-    accounts = [_account(row) for row in await call.fetch(statement, [*parameters, *of_joined])]
+    accounts = [_account(row) for row in rows]
     return answer_page(page, accounts, lambda pair: show(pair, as_of), _position)
+
+
+def _asks_for_balances(query: Query) -> bool:
+    return any(one.kind is Kind.BALANCES and query.mapping(one.name) for one in FILTERS)
 
 
 def _filters(query: Query, tenant_id: str) -> Filters:

@@ -19,7 +19,8 @@ from cell.category_filter import CATEGORY, in_category, restrict_to_category
 from cell.errors import NotFound, Unprocessable
 from cell.ledger.commands import UpdateLedgerEntry
 from cell.ledger.model import Direction, LedgerEntry, Status
-from cell.listing import Filters
+from cell.list_reading import fetch_page
+from cell.listing import ORDERS, Filters
 from cell.pagination import PAGING, Page, Position, answer_page, order_by, parse_page
 from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
@@ -28,8 +29,6 @@ from cell.resources.ledger_account_statements import OF_STATEMENT
 from cell.row_json import row_as_json, row_from_json
 from cell.timestamps import render_timestamp, render_timestamp_or_null
 from cell.wellformed import Metadata
-
-ORDERS: Final = ("created_at", "effective_at")
 
 
 class UpdateBody(msgspec.Struct, frozen=True):
@@ -120,17 +119,22 @@ OF_SETTLEMENT: Final = (
 AT_VERSION: Final = Parameter(LOCK_VERSION, Kind.INTEGER)
 FILTERS: Final = (
     Filter("id", Kind.IDS, "e.id"),
-    Filter("ledger_account_id", Kind.ID, "e.ledger_account_id"),
+    Filter("ledger_account_id", Kind.ID, "e.ledger_account_id", in_order_of=ORDERS),
     Filter("ledger_transaction_id", Kind.ID, "e.ledger_transaction_id"),
-    Filter("direction", Kind.CHOICE, "e.direction", choices=Direction),
+    Filter("direction", Kind.CHOICE, "e.direction", choices=Direction, in_order_of=None),
     Filter("status", Kind.CHOICES, "e.status = ANY(%s::transaction_status[])", choices=Status),
-    Filter("amount", Kind.INTEGERS, "e.amount"),
-    Filter("ledger_account_lock_version", Kind.INTEGERS, "e.lock_version"),
-    Filter("effective_at", Kind.TIMES, "e.effective_at_us"),
+    Filter("amount", Kind.INTEGERS, "e.amount", in_order_of=None),
+    Filter("ledger_account_lock_version", Kind.INTEGERS, "e.lock_version", in_order_of=None),
+    Filter("effective_at", Kind.TIMES, "e.effective_at_us", in_order_of=("effective_at",)),
     Filter("created_at", Kind.TIMES, "e.created_at_us", ids="e.id"),
-    Filter("updated_at", Kind.TIMES, "e.updated_at_us", since_creation="e.id"),
-    Filter("effective_date", Kind.DAYS, _OF_TRANSACTION_DATED),
-    Filter("metadata", Kind.METADATA, "e.metadata @> %s::jsonb AND e.metadata <> '{}'"),
+    Filter("updated_at", Kind.TIMES, "e.updated_at_us", since_creation="e.id", in_order_of=()),
+    Filter("effective_date", Kind.DAYS, _OF_TRANSACTION_DATED, in_order_of=()),
+    Filter(
+        "metadata",
+        Kind.METADATA,
+        "e.metadata @> %s::jsonb AND e.metadata <> '{}'",
+        in_order_of=(),
+    ),
 )
 
 _IN_CATEGORY: Final = in_category("e.ledger_account_id")
@@ -143,16 +147,22 @@ async def list_page(call: Call) -> Answer:
     filters = _filters(query, call.tenant_id)
     _of_settlement(filters, page)
     at_version = await _restrict_to_version(call, filters)
-    statement, parameters = filters.select(
-        page, shown=_SHOWN, source="ledger_entries e", effective_at="e.effective_at_us"
+    rows = await fetch_page(
+        call,
+        filters,
+        page,
+        shown=_SHOWN,
+        source="ledger_entries e",
+        effective_at="e.effective_at_us",
     )
-    entries = [
-        as_of_version(row_from_json(LedgerEntry, row), at_version)
-        for (row,) in await call.fetch(statement, parameters)
-    ]
+    entries = [as_of_version(row_from_json(LedgerEntry, row), at_version) for (row,) in rows]
     return answer_page(
         page, entries, lambda entry: show(entry, with_balances=with_balances), _position
     )
+
+
+_OF_STATEMENT: Final = """e.ledger_account_id = %s
+    AND e.effective_at_us >= %s::bigint AND e.effective_at_us < %s::bigint"""
 
 
 async def _restrict_to_version(call: Call, filters: Filters) -> int | None:
@@ -172,9 +182,8 @@ async def _restrict_to_version(call: Call, filters: Filters) -> int | None:
         if statement is None:
             filters.add("false")
             return None
-        filters.add("e.ledger_account_id = %s", statement.ledger_account_id)
-        filters.add("e.effective_at_us >= %s::bigint", statement.lower_bound_us)
-        filters.add("e.effective_at_us < %s::bigint", statement.upper_bound_us)
+        of = (statement.ledger_account_id, statement.lower_bound_us, statement.upper_bound_us)
+        filters.add(_OF_STATEMENT, *of, in_order_of=("effective_at",))
         # One archived from the beginning has the account's version, however late it came.
         filters.add("e.created_at_us < %s::bigint", statement.created_at_us)
         version = statement.lock_version
@@ -215,7 +224,7 @@ def _of_settlement(filters: Filters, page: Page) -> None:
         if id is None:
             continue
         if page.after is None or page.order.by == "effective_at":
-            filters.add(f"{_HELD})", id)
+            filters.add(f"{_HELD})", id, in_order_of=("created_at",))
         else:
             # Said of the settlement's rows as well, which would else be read from the first one on.
             beyond: LiteralString = "<" if page.order.is_descending else ">"

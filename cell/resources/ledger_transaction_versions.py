@@ -9,6 +9,7 @@ metadata was when it ended, the last version what it is now.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, LiteralString
 
 import msgspec
@@ -19,7 +20,7 @@ from cell.calls import Call, Route
 from cell.errors import NotFound
 from cell.ledger.model import Direction, LedgerEntry, LedgerTransactionVersion, Status
 from cell.ledger.transaction_versions import version_id, version_of
-from cell.listing import Filters
+from cell.listing import Filters, Reading
 from cell.pagination import PAGING, Page, Position, answer_page, parse_page
 from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
@@ -126,20 +127,19 @@ def _show_entry(entry: LedgerEntry) -> VersionEntryView:
 
 IDS: Final = Parameter("id", Kind.IDS)
 OF_TRANSACTION: Final = Parameter("ledger_transaction_id", Kind.ID)
-_OF_STATEMENT: Final[LiteralString] = """EXISTS (
-    SELECT FROM ledger_entries e
-    WHERE e.tenant_id = {of}.tenant_id AND e.ledger_transaction_id = {of}.{id}
-        AND e.ledger_account_id = %s AND e.effective_at_us >= %s::bigint
-        AND e.effective_at_us < %s::bigint AND e.lock_version <= %s::bigint
-        AND coalesce(e.discarded_lock_version > %s::bigint, true))
-"""
+_VERSIONS_MAX: Final = (1 << 31) - 1
+"""What the column of versions can hold."""
+
+_NUMBERED: Final[LiteralString] = "version {op} greatest(-1, least(%s::numeric, 2147483647))::int"
+"""Compared as an integer, which an index can do for readers."""
+
 FILTERS: Final = (
-    Filter("version", Kind.INTEGERS, "v.version"),
-    Filter("created_at", Kind.TIMES, "v.created_at_us"),
+    Filter("version", Kind.INTEGERS, "v." + _NUMBERED),
+    Filter("created_at", Kind.TIMES, "v.created_at_us", since_creation="v.id"),
 )
 _FILTERS_OF_LAST: Final = (
-    Filter("version", Kind.INTEGERS, "t.version"),
-    Filter("created_at", Kind.TIMES, "t.updated_at_us"),
+    Filter("version", Kind.INTEGERS, "t." + _NUMBERED),
+    Filter("created_at", Kind.TIMES, "t.updated_at_us", since_creation="t.id", in_order_of=()),
 )
 """The same of a transaction, which is its own last version, and began as such at its change."""
 
@@ -161,8 +161,9 @@ async def _answer(
     page = parse_page(query, call.tenant_id, f"versions {transaction_id}", ())
     over = _filters_of_over(query, page, transaction_id, ids)
     last = _filters_of_last(query, page, transaction_id, ids)
-    await _restrict_to_statement(call, over, last)
-    statement, parameters = _merged(over, last, page)
+    dated = await _restrict_to_statement(call, over, last)
+    is_far = dated is None and transaction_id is None and await _is_far(call, last, page)
+    statement, parameters = _merged(over, last, page, dated, is_far=is_far)
     rows = await call.fetch(statement, parameters)
     if not rows and transaction_id is not None:
         await _require_known(call, transaction_id)
@@ -170,24 +171,25 @@ async def _answer(
     return answer_page(page, versions, show, _position)
 
 
-async def _restrict_to_statement(call: Call, over: Filters, last: Filters) -> None:
-    """Only what was current when the statement was made, of the transactions that it is about.
+async def _restrict_to_statement(
+    call: Call, over: Filters, last: Filters
+) -> tuple[object, ...] | None:
+    """Only what was current when the statement was made, of the transactions that it is about;
+    the parameters of `_DATED`.
 
     Raises NotFound where there is no such statement, as for an unknown transaction.
     """
     statement_id = over.query.uuid(OF_STATEMENT.name)
     if statement_id is None:
-        return
+        return None
     of = await ledger_account_statements.find(call, statement_id)
     if of is None:
         raise NotFound(f"no ledger account statement {statement_id}", OF_STATEMENT.name)
-    bounds = (of.ledger_account_id, of.lower_bound_us, of.upper_bound_us)
-    versions = (of.lock_version, of.lock_version)
     # The sequence of a version that is over is that of the change which ended it.
     over.add("v.created_at_us < %s::bigint AND v.seq > %s::bigint", of.created_at_us, of.seq)
-    over.add(_OF_STATEMENT.format(of="v", id="ledger_transaction_id"), *bounds, *versions)
     last.add("t.seq < %s::bigint", of.seq)
-    last.add(_OF_STATEMENT.format(of="t", id="id"), *bounds, *versions)
+    bounds = (of.ledger_account_id, of.lower_bound_us, of.upper_bound_us)
+    return (call.tenant_id, *bounds, of.lock_version, of.lock_version)
 
 
 _KNOWN: Final = "SELECT 1 FROM ledger_transactions WHERE tenant_id = %s AND id = %s"
@@ -196,10 +198,6 @@ _KNOWN: Final = "SELECT 1 FROM ledger_transactions WHERE tenant_id = %s AND id =
 async def _require_known(call: Call, transaction_id: str) -> None:
     if not await call.fetch(_KNOWN, (call.tenant_id, transaction_id)):
         raise NotFound(f"no ledger transaction {transaction_id}", "ledger_transaction_id")
-
-
-_VERSIONS_MAX: Final = (1 << 31) - 1
-"""What the column of versions can hold."""
 
 
 def _filters_of_over(
@@ -224,15 +222,31 @@ def _filters_of_last(
     """The same of transactions, each of which is its own last version."""
     filters = Filters(query, "t", page.tenant_id)
     filters.apply(_FILTERS_OF_LAST)
-    if transaction_id is not None:
+    if transaction_id is None:
+        _restrict_to_numbered(filters)
+    else:
         filters.add("t.id = %s", transaction_id)
-        if ids:
-            versions = [version_of(id, transaction_id) for id in ids]
-            wanted = [version for version in versions if 0 <= version <= _VERSIONS_MAX]
-            filters.add("t.version = ANY(%s::int[])", wanted)
+    if transaction_id is not None and ids:
+        versions = [version_of(id, transaction_id) for id in ids]
+        wanted = [version for version in versions if 0 <= version <= _VERSIONS_MAX]
+        filters.add("t.version = ANY(%s::int[])", wanted)
     if page.after is not None:
         filters.add("(t.id, t.version) < (%s::uuid, %s::int)", page.after.id, page.after.key)
     return filters
+
+
+_HAS_VERSION: Final = """t.id IN (
+    SELECT v.ledger_transaction_id FROM ledger_transaction_versions v
+    WHERE v.tenant_id = %s AND v.version = %s::int)"""
+
+
+def _restrict_to_numbered(filters: Filters) -> None:
+    """Which are at a number or above it, by the version before, which is over and in an index:
+    the number of a transaction itself is in none. Below a number are nearly all."""
+    for operator, text in filters.query.mapping("version").items():
+        first = int(text) + (operator == "gt")
+        if operator in ("gt", "gte", "eq") and 0 < first <= _VERSIONS_MAX:
+            filters.add(_HAS_VERSION, filters.tenant_id, first - 1)
 
 
 _TABLE: Final = next(table for table in ROW_TABLES if table.row is LedgerTransactionVersion)
@@ -258,18 +272,71 @@ WHERE e.tenant_id = m.tenant_id AND e.ledger_transaction_id = m.ledger_transacti
 _ORDER: Final = "ORDER BY m.ledger_transaction_id DESC, m.version DESC"
 
 
-def _merged(over: Filters, last: Filters, page: Page) -> tuple[LiteralString, list[object]]:
+async def _is_far(call: Call, last: Filters, page: Page) -> bool:
+    """Are those that match too far from where the page begins to be walked to?
+
+    See `listing.Reading`. Of versions that are over, none is without an index.
+    """
+    if not last.is_scattered(page):
+        return False
+    # The filters begin after the cursor already.
+    statement, parameters = last.select(
+        replace(page, after=None),
+        shown="t.id",
+        source="ledger_transactions t",
+        reading=Reading.NEAR,
+    )
+    return len(await call.fetch(statement, parameters)) <= page.per_page
+
+
+_DATED: Final = """WITH dated AS MATERIALIZED (
+    SELECT DISTINCT e.ledger_transaction_id AS id FROM ledger_entries e
+    WHERE e.tenant_id = %s AND e.ledger_account_id = %s AND e.effective_at_us >= %s::bigint
+        AND e.effective_at_us < %s::bigint AND e.lock_version <= %s::bigint
+        AND coalesce(e.discarded_lock_version > %s::bigint, true))"""
+"""The transactions of a statement; what is found from them is not looked for among all others."""
+
+_OVER_OF_DATED: Final = """dated d CROSS JOIN LATERAL (
+    SELECT v.* FROM ledger_transaction_versions v
+    WHERE v.tenant_id = %s AND v.ledger_transaction_id = d.id
+        AND v.id BETWEEN d.id AND (left(d.id::text, 24) || 'ffffffffffff')::uuid
+    OFFSET 0) v"""
+"""A version's id begins as its transaction's: see `version_id`."""
+
+_LAST_OF_DATED: Final = """dated d CROSS JOIN LATERAL (
+    SELECT t.* FROM ledger_transactions t WHERE t.tenant_id = %s AND t.id = d.id OFFSET 0) t"""
+
+
+def _merged(
+    over: Filters,
+    last: Filters,
+    page: Page,
+    dated: tuple[object, ...] | None,
+    *,
+    is_far: bool,
+) -> tuple[LiteralString, list[object]]:
     """One row more than the page holds, each part read no further than that."""
     rows_max = page.per_page + 1
     over_where, over_parameters = over.where()
     last_where, last_parameters = last.where()
-    statement: LiteralString = f"""
+    first: LiteralString = ""
+    over_from: LiteralString = "ledger_transaction_versions v"
+    last_from: LiteralString = "ledger_transactions t"
+    if dated is not None:
+        first, over_from, last_from = _DATED, _OVER_OF_DATED, _LAST_OF_DATED
+        over_parameters = [*dated, page.tenant_id, *over_parameters]
+        last_parameters = [page.tenant_id, *last_parameters]
+    elif is_far:
+        # OFFSET: planned as if all were wanted, which they are, wherever they stand.
+        last_from = f"(SELECT t.* FROM {last_from} WHERE {last_where} OFFSET 0) t"
+        last_where = "true"
+    statement: LiteralString = f"""{first}
     SELECT {row_as_json("m", LedgerTransactionVersion)}, m.is_last, ({_ENTRIES_AT_THE_TIME})
     FROM (
-        (SELECT {_OVER}, false AS is_last FROM ledger_transaction_versions v
+        (SELECT {_OVER}, false AS is_last FROM {over_from}
             WHERE {over_where} ORDER BY v.id DESC LIMIT %s)
         UNION ALL
-        (SELECT {_LAST}, true AS is_last FROM ledger_transactions t
+        (SELECT {_LAST}, true AS is_last FROM {last_from}
             WHERE {last_where} ORDER BY t.id DESC LIMIT %s)
         ORDER BY ledger_transaction_id DESC, version DESC LIMIT %s
     ) m {_ORDER}"""

@@ -26,7 +26,8 @@ from cell.ledger.commands import (
     ReverseLedgerTransaction,
 )
 from cell.ledger.model import LedgerEntry, LedgerTransaction, Status
-from cell.listing import Filters
+from cell.list_reading import fetch_page
+from cell.listing import ORDERS, Filters
 from cell.pagination import PAGING, Position, answer_page, order_by, parse_page
 from cell.parameters import Filter, Kind, Parameter
 from cell.query import Query
@@ -227,12 +228,17 @@ async def _answer_present(call: Call, id: str) -> Answer:
 
 async def list_page(call: Call) -> Answer:
     query = call.query()
-    page = parse_page(query, call.tenant_id, "ledger_transactions", ledger_entries.ORDERS)
+    page = parse_page(query, call.tenant_id, "ledger_transactions", ORDERS)
     filters = _filters(query, call.tenant_id)
-    statement, parameters = filters.select(
-        page, shown=_SHOWN, source="ledger_transactions t", effective_at="t.effective_at_us"
+    rows = await fetch_page(
+        call,
+        filters,
+        page,
+        shown=_SHOWN,
+        source="ledger_transactions t",
+        effective_at="t.effective_at_us",
     )
-    found = _read(await call.fetch(statement, parameters))
+    found = _read(rows)
     return answer_page(page, found, lambda pair: show(*pair, with_balances=False), _position)
 
 
@@ -258,20 +264,25 @@ _IS_SETTLED: Final = """t.id IN (
 FILTERS: Final = (
     Filter("id", Kind.IDS, "t.id"),
     Filter("ledger_id", Kind.ID, "t.ledger_id"),
-    Filter("ledger_account_id", Kind.ID, _HAS_ACCOUNT),
-    Filter("ledger_account_settlement_id", Kind.ID, _IS_SETTLED),
+    Filter("ledger_account_id", Kind.ID, _HAS_ACCOUNT, in_order_of=ORDERS),
+    Filter("ledger_account_settlement_id", Kind.ID, _IS_SETTLED, in_order_of=()),
     Filter("external_id", Kind.TEXT, _HAS_EXTERNAL_ID),
     Filter("status", Kind.CHOICES, "t.status = ANY(%s::transaction_status[])", choices=Status),
     Filter("ledgerable_type", Kind.CHOICE, "t.ledgerable_type", choices=LedgerableType),
     Filter("ledgerable_id", Kind.TEXT, "t.ledgerable_id"),
     Filter("reverses_ledger_transaction_id", Kind.ID, "t.reverses_id"),
     Filter("partially_posts_ledger_transaction_id", Kind.ID, "t.partially_posts_id"),
-    Filter("effective_at", Kind.TIMES, "t.effective_at_us"),
-    Filter("effective_date", Kind.DAYS, "t.effective_at_us"),
-    Filter("posted_at", Kind.TIMES, "t.posted_at_us", since_creation="t.id"),
+    Filter("effective_at", Kind.TIMES, "t.effective_at_us", in_order_of=("effective_at",)),
+    Filter("effective_date", Kind.DAYS, "t.effective_at_us", in_order_of=("effective_at",)),
+    Filter("posted_at", Kind.TIMES, "t.posted_at_us", since_creation="t.id", in_order_of=()),
     Filter("created_at", Kind.TIMES, "t.created_at_us", ids="t.id"),
-    Filter("updated_at", Kind.TIMES, "t.updated_at_us", since_creation="t.id"),
-    Filter("metadata", Kind.METADATA, "t.metadata @> %s::jsonb AND t.metadata <> '{}'"),
+    Filter("updated_at", Kind.TIMES, "t.updated_at_us", since_creation="t.id", in_order_of=()),
+    Filter(
+        "metadata",
+        Kind.METADATA,
+        "t.metadata @> %s::jsonb AND t.metadata <> '{}'",
+        in_order_of=(),
+    ),
 )
 AMOUNT: Final = Parameter("amount", Kind.INTEGERS)
 
@@ -283,7 +294,7 @@ def _filters(query: Query, tenant_id: str) -> Filters:
     # A transaction's amount is the total of its debits, in any of its currencies.
     having, amounts = filters.having(AMOUNT.name, "sum(x.amount)")
     if amounts:
-        filters.add(f"{_HAS_TOTAL}{having})", *amounts)
+        filters.add(f"{_HAS_TOTAL}{having})", *amounts, in_order_of=None)
     return filters
 
 
@@ -308,7 +319,7 @@ ROUTES: Final = (
         list_page,
         "List ledger transactions",
         list[LedgerTransactionView],
-        parameters=(*PAGING, order_by(ledger_entries.ORDERS), AMOUNT, CATEGORY, *FILTERS),
+        parameters=(*PAGING, order_by(ORDERS), AMOUNT, CATEGORY, *FILTERS),
     ),
     Route(
         "GET",

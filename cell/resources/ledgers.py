@@ -15,6 +15,7 @@ from cell.errors import NotFound
 from cell.journal import Record
 from cell.ledger.commands import Command, CreateLedger, DeleteLedger, UpdateLedger
 from cell.ledger.model import Ledger
+from cell.list_reading import fetch_page
 from cell.listing import Filters
 from cell.pagination import PAGING, Position, answer_page, parse_page
 from cell.parameters import Filter, Kind
@@ -112,9 +113,14 @@ async def delete(call: Call) -> Answer:
 
 FILTERS: Final = (
     Filter("id", Kind.IDS, "l.id"),
-    Filter("metadata", Kind.METADATA, "l.metadata"),
+    Filter(
+        "metadata",
+        Kind.METADATA,
+        "l.metadata @> %s::jsonb AND l.metadata <> '{}'",
+        in_order_of=(),
+    ),
     Filter("created_at", Kind.TIMES, "l.created_at_us", ids="l.id"),
-    Filter("updated_at", Kind.TIMES, "l.updated_at_us", since_creation="l.id"),
+    Filter("updated_at", Kind.TIMES, "l.updated_at_us", since_creation="l.id", in_order_of=()),
 )
 
 
@@ -124,8 +130,8 @@ async def list_page(call: Call) -> Answer:
     filters = Filters(query, "l", call.tenant_id)
     filters.add("l.discarded_at_us IS NULL")
     filters.apply(FILTERS)
-    statement, parameters = filters.select(page, shown=_SHOWN, source="ledgers l")
-    ledgers = [row_from_json(Ledger, row) for (row,) in await call.fetch(statement, parameters)]
+    rows = await fetch_page(call, filters, page, shown=_SHOWN, source="ledgers l")
+    ledgers = [row_from_json(Ledger, row) for (row,) in rows]
     return answer_page(page, ledgers, show, _position)
 
 

@@ -10,7 +10,7 @@ import pytest
 from cell.errors import Unprocessable
 from cell.ids import first_id
 from cell.ledger.model import TenantId
-from cell.listing import Filters
+from cell.listing import NEAR_ROWS, Filters, Reading
 from cell.pagination import Order, Page, Position
 from cell.parameters import Filter, Kind
 from cell.query import Query
@@ -163,3 +163,63 @@ def test_bounds_of_times_are_bounds_of_ids(name: str, operator: str) -> None:
     at_us = 1_704_164_645_678_901
     assert (first_id(at_us) in parameters) is is_lower
     assert (first_id(at_us + 1) in parameters) is is_upper
+
+
+BY_DATE = Order(by="effective_at")
+FAR = Filter("metadata", Kind.METADATA, "t.metadata", in_order_of=())
+DATED = Filter("dated", Kind.TIMES, "t.effective_at_us", in_order_of=("effective_at",))
+OF_LEDGER = Filter("ledger_id", Kind.ID, "t.ledger_id")
+WALKED = Filter("amount", Kind.INTEGERS, "t.amount", in_order_of=None)
+
+
+@pytest.mark.parametrize(
+    ("declared", "order", "is_scattered"),
+    [
+        (FAR, Order(), True),
+        (FAR, BY_DATE, True),
+        (DATED, Order(), True),
+        (DATED, BY_DATE, False),
+        (OF_LEDGER, Order(), False),
+        (OF_LEDGER, BY_DATE, True),
+        # Without an index, there is nothing to look it up in.
+        (WALKED, Order(), False),
+        (WALKED, BY_DATE, False),
+    ],
+)
+def test_what_may_be_far_away(declared: Filter, order: Order, is_scattered: bool) -> None:
+    built = filters(
+        ("metadata[k]", "v"),
+        ("dated[lt]", "2024-01-01"),
+        ("ledger_id", ID),
+        ("amount[gt]", "5"),
+    )
+    page = Page(tenant_id=TENANT, listing="things", per_page=10, order=order)
+    assert not built.is_scattered(page)
+    built.apply([declared])
+    assert built.is_scattered(page) is is_scattered
+
+
+def test_a_walk_is_bounded_and_what_matches_is_looked_up_as_a_whole() -> None:
+    built = filters(("metadata[k]", "v"), ("ledger_id", ID), ("amount[gt]", "5"))
+    built.apply([OF_LEDGER, FAR, WALKED])
+    page = Page(tenant_id=TENANT, listing="things", per_page=10)
+    near, of_near = built.select(page, shown="t.x", source="things t", reading=Reading.NEAR)
+    assert near == (
+        "SELECT t.x FROM (SELECT t.* FROM (SELECT t.* FROM things t"
+        " WHERE t.tenant_id = %s AND t.ledger_id = %s"
+        f" ORDER BY t.id DESC LIMIT {NEAR_ROWS}) t"
+        "  WHERE t.metadata @> %s::jsonb AND t.amount > %s::numeric"
+        " ORDER BY t.id DESC LIMIT %s) t  ORDER BY t.id DESC"
+    )
+    assert of_near == [TENANT, ID, '{"k":"v"}', 5, 11]
+    by_match, of_match = built.select(
+        page, shown="t.x", source="things t", reading=Reading.BY_MATCH
+    )
+    assert by_match == (
+        "SELECT t.x FROM (SELECT t.* FROM (SELECT matched.id FROM (SELECT t.id, t.id AS key"
+        " FROM things t  WHERE t.tenant_id = %s AND t.ledger_id = %s"
+        " AND t.metadata @> %s::jsonb AND t.amount > %s::numeric OFFSET 0) matched"
+        " ORDER BY matched.key DESC, matched.id DESC LIMIT %s) matched"
+        " JOIN things t ON t.tenant_id = %s AND t.id = matched.id) t  ORDER BY t.id DESC"
+    )
+    assert of_match == [TENANT, ID, '{"k":"v"}', 5, 11, TENANT]
