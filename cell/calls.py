@@ -176,6 +176,13 @@ class Call:
         self.principal.require_readable()
         return await self.parts.reader.fetch(self.tenant_id, statement, parameters)
 
+    async def fetch_by_match(
+        self, statement: LiteralString, parameters: Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        """As `fetch`, see `Reader.fetch_by_match`."""
+        self.principal.require_readable()
+        return await self.parts.reader.fetch_by_match(self.tenant_id, statement, parameters)
+
     def _wait_s(self) -> float:
         """For how long somebody still waits for the answer, by what the router said."""
         given = self._headers.get(_DEADLINE, b"")

@@ -35,7 +35,9 @@ async def fetch_page(
             effective_at=effective_at,
             reading=reading,
         )
-        return await call.fetch(statement, [*parameters, *of_joined])
+        by_match = reading is Reading.BY_MATCH
+        read = call.fetch_by_match if by_match else call.fetch
+        return await read(statement, [*parameters, *of_joined])
 
     if not filters.is_scattered(page):
         return await fetch(Reading.AS_PLANNED)

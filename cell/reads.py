@@ -44,6 +44,7 @@ _SCOPE: Final = (
 )
 _NAMED_SCOPE: Final = _SCOPE.replace("%s", "%(scope)s")
 _SCOPE_WITHOUT_SORT: Final = f"{_SCOPE}, set_config('enable_sort', 'off', true)"
+_SCOPE_WITHOUT_SCAN: Final = f"{_SCOPE}, set_config('enable_seqscan', 'off', true)"
 
 log = logging.getLogger("cell.reads")
 
@@ -93,6 +94,14 @@ class Reader:
         """As `fetch`, by the index that gives its order, also where statistics do not know the
         tenant yet, and would have few rows sorted that are many."""
         statements: LiteralString = f"{_SCOPE_WITHOUT_SORT};\n{statement}"
+        return await self._fetch(statements, (tenant_id, *parameters))
+
+    async def fetch_by_match(
+        self, tenant_id: TenantId, statement: LiteralString, parameters: Sequence[object]
+    ) -> list[tuple[Any, ...]]:
+        """As `fetch`, by indexes even where so much of a table matches that to read all of it, the
+        rows of all other tenants, too, would seem cheaper."""
+        statements: LiteralString = f"{_SCOPE_WITHOUT_SCAN};\n{statement}"
         return await self._fetch(statements, (tenant_id, *parameters))
 
     async def fetch_named(

@@ -164,7 +164,8 @@ async def _answer(
     dated = await _restrict_to_statement(call, over, last)
     is_far = dated is None and transaction_id is None and await _is_far(call, last, page)
     statement, parameters = _merged(over, last, page, dated, is_far=is_far)
-    rows = await call.fetch(statement, parameters)
+    read = call.fetch_by_match if is_far else call.fetch
+    rows = await read(statement, parameters)
     if not rows and transaction_id is not None:
         await _require_known(call, transaction_id)
     versions = [_read(*row) for row in rows]

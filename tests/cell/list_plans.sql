@@ -58,7 +58,7 @@ FROM ledger_transactions CROSS JOIN LATERAL generate_series(0, version - 1) over
 WHERE tenant_id = %(tenant)s::uuid AND version > 0;
 INSERT INTO ledger_entries SELECT %(tenant)s::uuid,
     pg_temp.written(n, side + 1), pg_temp.written(n, 0),
-    pg_temp.made(2, CASE side WHEN 0 THEN 21 ELSE 1 + n %% 3000 END),
+    pg_temp.made(2, CASE WHEN side = 0 THEN 21 WHEN n <= 20 THEN 3005 ELSE 1 + n %% 3000 END),
     (CASE side WHEN 0 THEN 'debit' ELSE 'credit' END)::balance_direction,
     (CASE n %% 5000 WHEN 1 THEN 'pending' WHEN 2 THEN 'archived' ELSE 'posted' END)::transaction_status,
     n, 'USD', 2, 'credit', n, 0, 0, 0, 0, false, pg_temp.tag(n), pg_temp.dated_us(n), pg_temp.written_us(n),
@@ -69,7 +69,7 @@ INSERT INTO ledger_account_statements SELECT %(tenant)s::uuid, pg_temp.made(3, n
     %(count)s, 0, 0, 0, 0, 0, 0, 0, 0, pg_temp.written_us(%(count)s + 1), pg_temp.written_us(%(count)s + 1),
     %(count)s + 1
 FROM generate_series(1, 20) n;
--- Categories: the first holds all accounts, the 30th a few, and has some below it.
+-- Categories: the first holds all accounts, the 30th ten that were used at first only.
 INSERT INTO ledger_account_categories SELECT %(tenant)s::uuid, pg_temp.made(4, n),
     pg_temp.made(1, CASE WHEN n BETWEEN 2 AND 30 THEN 7 ELSE 1 END), 'category ' || n, NULL, 'credit',
     CASE WHEN n <= 20 THEN 'EUR' ELSE 'USD' END, 2, CASE WHEN n <= 20 THEN 'c-' || n END,
@@ -80,6 +80,9 @@ SELECT %(tenant)s::uuid, gen_random_uuid(), pg_temp.made(4, 1), id, created_at_u
 FROM ledger_accounts WHERE tenant_id = %(tenant)s::uuid
 UNION ALL
 SELECT %(tenant)s::uuid, gen_random_uuid(), pg_temp.made(4, 30), pg_temp.made(2, n), pg_temp.made_us(n), NULL::bigint, n
+FROM generate_series(3001, 3010) n
+UNION ALL
+SELECT %(tenant)s::uuid, gen_random_uuid(), pg_temp.made(4, 29), pg_temp.made(2, n), pg_temp.made_us(n), NULL::bigint, n
 FROM generate_series(1, 10) n
 UNION ALL
 SELECT %(tenant)s::uuid, gen_random_uuid(), pg_temp.made(4, n), pg_temp.made(2, n), pg_temp.made_us(n), NULL::bigint, n

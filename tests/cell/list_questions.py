@@ -90,7 +90,7 @@ VALUES: dict[str, dict[str, Value]] = {
     },
     "/api/ledger_transactions": {
         "id": written(77),
-        "ledger_account_id": made(2, 5),
+        "ledger_account_id": (made(2, 5), made(2, 3005)),
         "ledger_account_settlement_id": (made(6, 30), made(6, 1)),
         "external_id": "x-25",
         "ledgerable_id": "r-13",
@@ -113,15 +113,15 @@ VALUES: dict[str, dict[str, Value]] = {
     },
     "/api/ledger_entries": {
         "id": written(77, 1),
-        "ledger_account_id": made(2, 5),
+        "ledger_account_id": (made(2, 5), made(2, 3005)),
         "ledger_transaction_id": written(77),
         "ledger_account_settlement_id": (made(6, 30), made(6, 1)),
         "ledger_account_payout_id": made(6, 30),
         "created_at": WRITTEN,
         "updated_at": Ends(written_at(19), LAST_CHANGES),
-        "amount": Ends("3004", "6004"),
-        "ledger_account_lock_version": Ends("3004", "6004"),
-        "as_of_lock_version": "100",
+        "amount": Ends("6004", "9004"),
+        "ledger_account_lock_version": Ends("6004", "9004"),
+        "as_of_lock_version": "7000",
     },
     "/api/ledger_account_balance_monitors": {"id": made(5, 77), "ledger_account_id": made(2, 5)},
     "/api/ledger_account_settlements": {

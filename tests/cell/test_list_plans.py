@@ -54,7 +54,7 @@ OF_RANGES = {
 PER_MATCH_MAX = 6
 """Of what is matched by many, and not in the list's order: they are all looked up."""
 
-BLOCKS_MAX = 5_000
+BLOCKS_MAX = 8_000
 """Of 8 KiB; a row costs three or four of an index, and an account's balances as of a time fifty."""
 
 FILL = Path(__file__).with_name("list_plans.sql").read_text()
