@@ -19,6 +19,7 @@ async def fetch_page(
     joined: LiteralString = "",
     of_joined: Sequence[object] = (),
     effective_at: LiteralString = "",
+    along: LiteralString = "",
 ) -> list[tuple[Any, ...]]:
     """One row more than the page holds, of one snapshot; see `Filters.select`.
 
@@ -33,6 +34,7 @@ async def fetch_page(
             beside=beside,
             joined=joined,
             effective_at=effective_at,
+            along=along,
             reading=reading,
         )
         by_match = reading is Reading.BY_MATCH

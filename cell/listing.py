@@ -157,15 +157,17 @@ class Filters:
         beside: LiteralString = "",
         joined: LiteralString = "",
         effective_at: LiteralString = "",
+        along: LiteralString = "",
         reading: Reading = Reading.AS_PLANNED,
     ) -> tuple[LiteralString, list[object]]:
         """The statement that reads one row more than the page holds, and its parameters.
 
         `source` is the table, `beside` what is joined to it for the filters; `shown` is made of the
         page's rows and `joined`, and not, as one SELECT would do, of all that match. `effective_at`
-        is the column for listings that can be ordered by it.
+        is the column for listings that can be ordered by it; `along` one that grows with the ids of
+        what the filters leave, where an index has it before them.
         """
-        order: LiteralString = self._order(page, effective_at)
+        order: LiteralString = self._order(page, effective_at, along)
         conditions = self._conditions
         if page.after is not None:
             conditions = [*conditions, self._beyond(page, page.after, effective_at)]
@@ -229,12 +231,14 @@ class Filters:
             return _Condition(condition, (after.key, after.id), ORDERS)
         return _Condition(f"{identity}{beyond}%s::uuid", (after.id,), ORDERS)
 
-    def _order(self, page: Page, effective_at: LiteralString) -> LiteralString:
+    def _order(
+        self, page: Page, effective_at: LiteralString, along: LiteralString
+    ) -> LiteralString:
         direction: LiteralString = " DESC" if page.order.is_descending else ""
         by_id: LiteralString = self._alias + ".id" + direction
         if page.order.by == "effective_at":
             return effective_at + direction + ", " + by_id
-        return by_id
+        return along + direction + ", " + by_id if along else by_id
 
     def _range(
         self,

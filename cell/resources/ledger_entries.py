@@ -154,6 +154,7 @@ async def list_page(call: Call) -> Answer:
         shown=_SHOWN,
         source="ledger_entries e",
         effective_at="e.effective_at_us",
+        along=_along_account(filters, page),
     )
     entries = [as_of_version(row_from_json(LedgerEntry, row), at_version) for (row,) in rows]
     return answer_page(
@@ -210,6 +211,25 @@ def _filters(query: Query, tenant_id: str) -> Filters:
     filters.apply(FILTERS)
     restrict_to_category(filters, tenant_id, _IN_CATEGORY)
     return filters
+
+
+_FROM_VERSION: Final = """e.lock_version {op} (
+    SELECT c.lock_version FROM ledger_entries c WHERE c.tenant_id = %s AND c.id = %s)"""
+
+
+def _along_account(filters: Filters, page: Page) -> LiteralString:
+    """Of one account, entries are in the order of its versions, and have an index in that order.
+
+    Every entry has the version that its account was at when it was written, so that none of an
+    earlier version has a later id. Else an account that has rested for long would be looked for
+    among all newer entries of the tenant, or a busy one's entries be sorted for each page.
+    """
+    if filters.query.text("ledger_account_id") is None or page.order.by == "effective_at":
+        return ""
+    if page.after is not None:
+        beyond: LiteralString = "<=" if page.order.is_descending else ">="
+        filters.add(_FROM_VERSION.replace("{op}", beyond), page.tenant_id, page.after.id)
+    return "e.lock_version"
 
 
 _HELD: Final = """e.id IN (

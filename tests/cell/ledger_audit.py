@@ -136,6 +136,12 @@ CHECKS = {
         SELECT tenant_id, ledger_account_id FROM ledger_account_day_shifts GROUP BY 1, 2
         HAVING (sum(pending_debits), sum(pending_credits), sum(posted_debits), sum(posted_credits))
             <> (0, 0, 0, 0)""",
+    "an account's entries are in the order of its versions": """
+        SELECT * FROM (
+            SELECT *, lag(lock_version) OVER (
+                PARTITION BY tenant_id, ledger_account_id ORDER BY id) AS version_before
+            FROM ledger_entries
+        ) AS in_order WHERE version_before > lock_version""",
     "a version that wrote no entry of the account is kept as such, and no other": """
         SELECT * FROM (
             SELECT DISTINCT e.tenant_id, e.ledger_account_id,

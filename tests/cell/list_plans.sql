@@ -58,12 +58,13 @@ FROM ledger_transactions CROSS JOIN LATERAL generate_series(0, version - 1) over
 WHERE tenant_id = %(tenant)s::uuid AND version > 0;
 INSERT INTO ledger_entries SELECT %(tenant)s::uuid,
     pg_temp.written(n, side + 1), pg_temp.written(n, 0),
-    pg_temp.made(2, CASE WHEN side = 0 THEN 21 WHEN n <= 20 THEN 3005 ELSE 1 + n %% 3000 END),
+    pg_temp.made(2, CASE WHEN side = 0 THEN 21 WHEN n <= 20 THEN 3005 WHEN n <= %(count)s / 5 AND n %% 4 = 1 THEN 3050 ELSE 1 + n %% 3000 END),
     (CASE side WHEN 0 THEN 'debit' ELSE 'credit' END)::balance_direction,
     (CASE n %% 5000 WHEN 1 THEN 'pending' WHEN 2 THEN 'archived' ELSE 'posted' END)::transaction_status,
     n, 'USD', 2, 'credit', n, 0, 0, 0, 0, false, pg_temp.tag(n), pg_temp.dated_us(n), pg_temp.written_us(n),
     pg_temp.changed_us(n, pg_temp.written_us(n)), NULL, NULL, n
 FROM generate_series(1, %(count)s) n, generate_series(0, 1) side;
+-- The statements are of an account in all transactions; another one was in many of the first, and rests.
 INSERT INTO ledger_account_statements SELECT %(tenant)s::uuid, pg_temp.made(3, n), pg_temp.made(1, 1),
     pg_temp.made(2, 21), NULL, '{}', 'credit', 'USD', 2, pg_temp.dated_us(100), pg_temp.dated_us(400),
     %(count)s, 0, 0, 0, 0, 0, 0, 0, 0, pg_temp.written_us(%(count)s + 1), pg_temp.written_us(%(count)s + 1),

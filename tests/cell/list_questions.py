@@ -113,7 +113,7 @@ VALUES: dict[str, dict[str, Value]] = {
     },
     "/api/ledger_entries": {
         "id": written(77, 1),
-        "ledger_account_id": (made(2, 5), made(2, 3005)),
+        "ledger_account_id": (made(2, 5), made(2, 3005), made(2, 3050), made(2, 21)),
         "ledger_transaction_id": written(77),
         "ledger_account_settlement_id": (made(6, 30), made(6, 1)),
         "ledger_account_payout_id": made(6, 30),
@@ -193,6 +193,8 @@ TOGETHER: dict[str, list[Asked]] = {
     ],
     "/api/ledger_entries": [
         (("effective_at[gte]", dated_at(20)), ("ledger_account_id", made(2, 5))),
+        (("effective_at[gte]", dated_at(20)), ("ledger_account_id", made(2, 3050))),
+        (("status", "posted"), ("ledger_account_id", made(2, 3050))),
         (("effective_date[gte]", "2020-01-01"), ("ledger_account_id", made(2, 5))),
         (("metadata[k]", "rare"), ("direction", "debit"), ("status", "posted")),
         (("ledger_account_statement_id", made(3, 1)), ("amount[lt]", "150")),

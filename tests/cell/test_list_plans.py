@@ -1,5 +1,6 @@
 """Method: one tenant with many rows beside two others, written by SQL with its planner statistics;
-every list is asked with each of its parameters and orders, for values that are there.
+every list is asked with each of its parameters and orders, for values that are there, and for the
+page after the first one.
 What is asserted is the work of the plans that really ran: that none reads a table from one end to
 the other, how many rows they looked at, and how many blocks, which functions read, too.
 
@@ -33,6 +34,7 @@ from cell.calls import Call, CellParts, Route
 from cell.events import index_entries
 from cell.journal import seal_segment
 from cell.ledger.model import Status, TenantId
+from cell.pagination import CURSOR_HEADER
 from cell.reads import Reader
 from cell.tenants import Principal, Standing
 
@@ -127,8 +129,16 @@ async def reader(library: Any) -> AsyncIterator[ExplainingReader]:
     ],
 )
 async def test_no_list_scans_a_table(reader: ExplainingReader, route: Route, asked: Asked) -> None:
-    rows = await _ask(reader, route, asked)
+    rows, cursor = await _ask(reader, route, asked)
     assert rows or (route.path, asked[0][0]) in NONE_MATCH
+    _assert_little_was_read(reader, route, asked)
+    if cursor is not None:
+        reader.plans = []
+        await _ask(reader, route, (*asked, ("after_cursor", cursor)))
+        _assert_little_was_read(reader, route, asked)
+
+
+def _assert_little_was_read(reader: ExplainingReader, route: Route, asked: Asked) -> None:
     looked_at = sum(rows_looked_at(plan) for plan in reader.plans)
     blocks = sum(blocks_of(plan) for plan in reader.plans)
     of_ranges = any((route.path, name.partition("[")[0]) in OF_RANGES for name, _ in asked)
@@ -139,7 +149,10 @@ async def test_no_list_scans_a_table(reader: ExplainingReader, route: Route, ask
     assert blocks <= BLOCKS_MAX + PER_MATCH_MAX * matching, shown(reader)
 
 
-async def _ask(reader: ExplainingReader, route: Route, asked: Asked) -> list[Any]:
+async def _ask(
+    reader: ExplainingReader, route: Route, asked: Asked
+) -> tuple[list[Any], str | None]:
+    """The page, and the cursor of the next one."""
     nothing: Any = dict.fromkeys(field.name for field in fields(CellParts))
     parts = CellParts(**nothing | {"reader": reader})
     principal = Principal(
@@ -151,8 +164,8 @@ async def _ask(reader: ExplainingReader, route: Route, asked: Asked) -> list[Any
     call = Call(parts, principal, ids, {}, urlencode(asked).encode(), None, 0.0)  # type: ignore[arg-type]
     answer = await route.endpoint(call)
     assert answer.status == 200
-    rows: list[Any] = json.loads(answer.body)
-    return rows
+    cursor = dict(answer.headers).get(CURSOR_HEADER)
+    return json.loads(answer.body), None if cursor is None else cursor.decode()
 
 
 def rows_looked_at(node: Any) -> int:
