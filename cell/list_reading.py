@@ -20,10 +20,12 @@ async def fetch_page(
     of_joined: Sequence[object] = (),
     effective_at: LiteralString = "",
     along: LiteralString = "",
+    is_narrow: bool = False,
 ) -> list[tuple[Any, ...]]:
     """One row more than the page holds, of one snapshot; see `Filters.select`.
 
-    `of_joined` are the parameters of `joined`.
+    `of_joined` are the parameters of `joined`. Of what `is_narrow`, little matches, and to look for
+    it near the beginning of the list first would cost more than it saves.
     """
 
     async def fetch(reading: Reading) -> list[tuple[Any, ...]]:
@@ -43,5 +45,5 @@ async def fetch_page(
 
     if not filters.is_scattered(page):
         return await fetch(Reading.AS_PLANNED)
-    rows = await fetch(Reading.NEAR)
+    rows = [] if is_narrow else await fetch(Reading.NEAR)
     return rows if len(rows) > page.per_page else await fetch(Reading.BY_MATCH)

@@ -24,6 +24,10 @@ _INTEGER_DIGITS_MAX: Final = 60
 NEAR_ROWS: Final = 500
 """How far a list is walked for what may be anywhere, before it is looked up."""
 
+PAGES_ALONG: Final = 2
+"""The same in pages, along an account: its latest are in the range of times asked for, or they are
+not, which is soon seen; each is in a block of its own."""
+
 ORDERS: Final = ("created_at", "effective_at")
 _BY_ID: Final = ("created_at",)
 
@@ -176,7 +180,8 @@ class Filters:
             key: LiteralString = effective_at if page.order.by == "effective_at" else ""
             rows, parameters = self._rows_by_match(page, conditions, source, beside, key)
         elif reading is Reading.NEAR:
-            rows, parameters = self._rows_near(page, conditions, source, beside, order)
+            walk_rows = PAGES_ALONG * (page.per_page + 1) if along else NEAR_ROWS
+            rows, parameters = self._rows_near(page, conditions, source, beside, order, walk_rows)
         else:
             where, parameters = _joined(conditions)
             rows = f"{source} {beside} WHERE" if beside else f"{source} WHERE"
@@ -212,16 +217,17 @@ class Filters:
         source: LiteralString,
         beside: LiteralString,
         order: LiteralString,
+        walk_rows: int,
     ) -> tuple[LiteralString, list[object]]:
         by = page.order.by
         walked, walk_parameters = _joined([one for one in conditions if one.is_walked(by)])
         where, parameters = _joined([one for one in conditions if not one.is_walked(by)])
         rows: LiteralString = (
             f"SELECT {self._alias}.* FROM (SELECT {self._alias}.* FROM {source} WHERE {walked} "
-            f"ORDER BY {order} LIMIT {NEAR_ROWS}) {self._alias} {beside} WHERE {where} "
+            f"ORDER BY {order} LIMIT %s) {self._alias} {beside} WHERE {where} "
             f"ORDER BY {order} LIMIT %s"
         )
-        return rows, [*walk_parameters, *parameters, page.per_page + 1]
+        return rows, [*walk_parameters, walk_rows, *parameters, page.per_page + 1]
 
     def _beyond(self, page: Page, after: Position, effective_at: LiteralString) -> "_Condition":
         beyond: LiteralString = " < " if page.order.is_descending else " > "

@@ -155,6 +155,7 @@ async def list_page(call: Call) -> Answer:
         source="ledger_entries e",
         effective_at="e.effective_at_us",
         along=_along_account(filters, page),
+        is_narrow=_is_narrow(query),
     )
     entries = [as_of_version(row_from_json(LedgerEntry, row), at_version) for (row,) in rows]
     return answer_page(
@@ -230,6 +231,13 @@ def _along_account(filters: Filters, page: Page) -> LiteralString:
         beyond: LiteralString = "<=" if page.order.is_descending else ">="
         filters.add(_FROM_VERSION.replace("{op}", beyond), page.tenant_id, page.after.id)
     return "e.lock_version"
+
+
+def _is_narrow(query: Query) -> bool:
+    """Is an account asked for its entries between two times, as of a month?"""
+    asked = query.mapping("effective_at").keys()
+    has_both = bool(asked & {"gt", "gte"}) and bool(asked & {"lt", "lte"})
+    return has_both and query.text("ledger_account_id") is not None
 
 
 _HELD: Final = """e.id IN (

@@ -195,6 +195,11 @@ TOGETHER: dict[str, list[Asked]] = {
         (("effective_at[gte]", dated_at(20)), ("ledger_account_id", made(2, 5))),
         (("effective_at[gte]", dated_at(20)), ("ledger_account_id", made(2, 3050))),
         (("status", "posted"), ("ledger_account_id", made(2, 3050))),
+        (
+            ("effective_at[gte]", dated_at(100)),
+            ("effective_at[lt]", dated_at(200)),
+            ("ledger_account_id", made(2, 21)),
+        ),
         (("effective_date[gte]", "2020-01-01"), ("ledger_account_id", made(2, 5))),
         (("metadata[k]", "rare"), ("direction", "debit"), ("status", "posted")),
         (("ledger_account_statement_id", made(3, 1)), ("amount[lt]", "150")),

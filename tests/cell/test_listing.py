@@ -207,11 +207,11 @@ def test_a_walk_is_bounded_and_what_matches_is_looked_up_as_a_whole() -> None:
     assert near == (
         "SELECT t.x FROM (SELECT t.* FROM (SELECT t.* FROM things t"
         " WHERE t.tenant_id = %s AND t.ledger_id = %s"
-        f" ORDER BY t.id DESC LIMIT {NEAR_ROWS}) t"
+        " ORDER BY t.id DESC LIMIT %s) t"
         "  WHERE t.metadata @> %s::jsonb AND t.amount > %s::numeric"
         " ORDER BY t.id DESC LIMIT %s) t  ORDER BY t.id DESC"
     )
-    assert of_near == [TENANT, ID, '{"k":"v"}', 5, 11]
+    assert of_near == [TENANT, ID, NEAR_ROWS, '{"k":"v"}', 5, 11]
     by_match, of_match = built.select(
         page, shown="t.x", source="things t", reading=Reading.BY_MATCH
     )
