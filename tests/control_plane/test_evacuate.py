@@ -19,7 +19,7 @@ from cell_writing import execute
 
 from control_plane.client import OperatorClient
 from control_plane.errors import NoOpenCell
-from control_plane.move import evacuate, movers
+from control_plane.move import evacuate
 from control_plane.move.evacuate import (
     WAIT_FOR_PAUSE_S_MAX,
     Evacuation,
@@ -30,7 +30,7 @@ from control_plane.move.evacuate import (
     why_it_waits,
 )
 from control_plane.move.heads import HeadState
-from control_plane.wire import MOVES_AT_ONCE_MAX, WAITS_FOR_SHORT_PAUSE, CellReport, MoveReport
+from control_plane.wire import WAITS_FOR_SHORT_PAUSE, CellReport, MoveReport
 
 PATIENT = ("--max-pause-ms", "60000", "--rollback-window", "0", "--pause", "0")
 TO_B = ("evacuate", "cell-a", "--to", "cell-b", *PATIENT)
@@ -110,10 +110,6 @@ def test_how_long_it_takes() -> None:
     words = {None: "time left not known yet", 12.4: "about 12 s left", 89: "about 89 s left"}
     words |= {90: "about 2 min left", 3_600: "about 60 min left", 9_000: "about 2 h left"}
     assert {seconds: time_left(seconds) for seconds in words} == words
-
-
-def test_no_more_at_a_time_than_are_worked_on() -> None:
-    assert MOVES_AT_ONCE_MAX == movers.PARALLEL_MAX
 
 
 # The command ------------------------------------------------------------------------------------
