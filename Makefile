@@ -31,7 +31,8 @@ faults: install             ## what kills, cuts and terminates, alone and in ful
 		tests/e2e/test_move_faults.py tests/e2e/test_berka.py \
 		tests/e2e/test_robustness_through_router.py
 	CLOISTER_LIST_TRANSACTIONS=500000 $(BIN)/pytest -m "" tests/cell/test_list_plans.py
-	CLOISTER_ROLLBACKS=100 $(BIN)/pytest -m "" tests/control_plane/test_move_steps.py -k again_and_again
+	CLOISTER_GENERATED_EXAMPLES=40 CLOISTER_NAIVE_EXAMPLES=40 $(BIN)/pytest -m "" \
+		tests/cell/test_generated_requests.py tests/cell/test_cell_beside_naive.py
 
 bench: install              ## every benchmark; writes benchmarks/out/*.json and prints the table
 	$(BIN)/python -m benchmarks

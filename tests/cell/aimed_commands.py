@@ -13,10 +13,13 @@ from naive_ledger import Entry, NaiveLedger
 
 from cell.ledger import commands
 from cell.ledger.model import Direction, Status
+from cell.timestamps import DAY_US
 
 UNKNOWN_ID = "00000000-0000-7000-8000-00000000ffff"
 AMOUNT_MAX = 10**36 - 1
 EXTERNAL_IDS = ("", "x", "y", "X")
+TIMES_US = (-1, 0, 1, DAY_US - 1, DAY_US, 2 * DAY_US + 5, 400 * DAY_US)
+"""Of effect: some of one day, some of others, in whatever order they are drawn."""
 UNITS = (("USD", 2), ("USD", 3), ("JPY", 0))
 
 
@@ -131,7 +134,7 @@ class Aim:
             entries=self.entries(),
             status=self.status(),
             description=self.either(None, "d", "e"),
-            effective_at_us=self.either(None, *range(-2, 3)),
+            effective_at_us=self.either(None, *TIMES_US),
             external_id=self.external_id(),
             metadata=self.metadata(),
             archives_on_broken_lock=self.either(True, False),
@@ -142,7 +145,7 @@ class Aim:
             id=self.transaction_id(),
             status=self.perhaps(self.status()),
             description=self.perhaps(self.either(None, "d", "e")),
-            effective_at_us=self.perhaps(self.random.randrange(-2, 3)),
+            effective_at_us=self.perhaps(self.either(*TIMES_US)),
             external_id=self.perhaps(self.external_id()),
             ledgerable_type=self.perhaps(self.either(None, "payment_order")),
             entries=self.either(UNSET, self.entries()),
@@ -160,7 +163,7 @@ class Aim:
             id=id,
             entries=() if pending is None else self.parts(pending.entries),
             description=self.either(None, "d", "e"),
-            effective_at_us=self.either(None, *range(-2, 3)),
+            effective_at_us=self.either(None, *TIMES_US),
             metadata=self.metadata(),
         )
 
@@ -195,7 +198,7 @@ class Aim:
             id=self.transaction_id(Status.POSTED),
             status=self.either(*Status, Status.PENDING),
             description=self.either(None, "d", "e"),
-            effective_at_us=self.either(None, None, *range(-2, 3)),
+            effective_at_us=self.either(None, None, *TIMES_US),
             external_id=self.external_id(),
             metadata=self.metadata(),
         )
@@ -241,7 +244,7 @@ class Aim:
             ledger_account_id=account,
             direction=direction,
             amount=amount,
-            effective_at_us=self.either(None, None, *range(-2, 3)),
+            effective_at_us=self.either(None, None, *TIMES_US),
             shows_resulting_balances=self.either(True, False),
             metadata=self.metadata(),
             **fields,

@@ -9,6 +9,7 @@ failure prints what reproduces it.
 """
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -34,8 +35,10 @@ from cell.resources import (
     ledger_transaction_versions,
     ledger_transactions,
 )
+from cell.timestamps import DAY_US
 from control_plane.verify.verification import Verification
 
+EXAMPLES = int(os.environ.get("CLOISTER_NAIVE_EXAMPLES", "4"))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOBODY = NaiveLedger(TenantId("00000000-0000-4000-8000-000000000002"))
 UNITS = (("USD", 2), ("USD", 2), ("JPY", 0), ("JPY", 0))
@@ -145,13 +148,21 @@ class RealCell(RuleBasedStateMachine):
         assert verification.run().differences == ()
 
     def compare_as_of(self, account_id: str) -> None:
-        """The account's sums at some of its times and versions."""
+        """The account's sums at some of its times and versions, on their days, and from them on."""
         rows = [self.naive.entry_row(entry) for entry in self.naive.entries.values()]
         rows = [row for row in rows if row.ledger_account_id == account_id]
         times = sorted({row.effective_at_us for row in rows})
+        live = [row for row in rows if row.discarded_at_us is None]
         for at_us in times[:: len(times) // 4 + 1]:
-            dated = [r for r in rows if r.discarded_at_us is None and r.effective_at_us <= at_us]
+            dated = [row for row in live if row.effective_at_us <= at_us]
             self.compare_sums(account_id, dated, effective_at=timestamp(at_us))
+            day_over_us = at_us - at_us % DAY_US + DAY_US
+            dated = [row for row in live if row.effective_at_us < day_over_us]
+            self.compare_sums(account_id, dated, as_of_date=timestamp(at_us)[:10])
+            dated = [row for row in live if at_us <= row.effective_at_us < times[-1]]
+            bounds = {"lower": timestamp(at_us), "upper": timestamp(times[-1])}
+            named = {f"effective_at_{side}_bound": text for side, text in bounds.items()}
+            self.compare_sums(account_id, dated, **named)
         last = self.naive.balances(account_id).lock_version
         for version in range(0, last + 1, last // 4 + 1):
             there = [
@@ -273,7 +284,7 @@ def test_a_cell_beside_a_naive_ledger(served_cell: CellProcess) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=4,
+            max_examples=EXAMPLES,
             stateful_step_count=12,
             suppress_health_check=list(HealthCheck),
             # Shrinking what failed takes minutes: add Phase.shrink to look into it.

@@ -7,20 +7,23 @@ entries do not balance, a cursor is of another list. Malformed ones may be refus
 plugin for pytest is switched off: every start of every suite would wait for its imports.
 """
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import schemathesis
-from cell_process import Access, CellProcess
+from cell_process import Access, CellProcess, running_cell
 from hypothesis import HealthCheck, given, settings
+from ledger_audit import assert_ledger_holds
 from schemathesis.config import SchemathesisConfig
 from schemathesis.generation.modes import GenerationMode
 
 from cell.openapi import describe
 from cell.routes import ROUTES
 
-EXAMPLES = 4
-"""Requests of each operation and mode; more of them find little more, and take minutes."""
+EXAMPLES = int(os.environ.get("CLOISTER_GENERATED_EXAMPLES", "4"))
+"""Requests of each operation and mode; `make faults` makes many more, which take minutes."""
 
 REFUSALS = ["400", "401", "404", "405", "409", "413", "415", "422"]
 CONFIG = SchemathesisConfig.from_dict(
@@ -46,10 +49,22 @@ OPERATIONS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def cell(
+    make_cell_database: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CellProcess]:
+    """One that has webhooks."""
+    with make_cell_database() as database:
+        directory = tmp_path_factory.mktemp("cell")
+        with running_cell(database, directory, WEBHOOK_SECRET="of the tests") as cell:
+            yield cell
+        assert_ledger_holds(database.superuser_dsn)
+
+
 @pytest.fixture
-def tenant(served_cell: CellProcess) -> Access:
+def tenant(cell: CellProcess) -> Access:
     """One for each operation: an idempotency key is answered as it was first, whatever asks."""
-    return served_cell.new_tenant()
+    return cell.new_tenant()
 
 
 def modes(operation: Any) -> list[GenerationMode]:

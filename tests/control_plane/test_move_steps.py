@@ -7,7 +7,6 @@ and nothing else, is in the journal of the owner, which the audit then executes 
 
 import asyncio
 import itertools
-import os
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from control_plane.move.steps import run_move
 from control_plane.routing_feed import RoutingFeed
 from control_plane.verify.service import Verifications
 
-ROLLBACKS = int(os.environ.get("CLOISTER_ROLLBACKS", "5"))
+ROLLBACKS = 5
 
 
 @pytest.fixture(autouse=True)
