@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec.structs import replace
-
 from cell.errors import NotFound, Unprocessable
 from cell.ledger.commands import EntryDraft, PartiallyPostLedgerTransaction
 from cell.ledger.entry_writing import EntryWriting, own_date
@@ -26,7 +24,6 @@ from cell.ledger.model import (
     Effects,
     LedgerEntry,
     LedgerTransaction,
-    LedgerTransactionVersion,
     Row,
     Stamp,
     Status,
@@ -35,7 +32,7 @@ from cell.ledger.model import (
 from cell.ledger.needs import FURTHER_NEEDS, Needs, note_needs
 from cell.ledger.rules import State, apply
 from cell.ledger.settlement_transactions import note_settlement, require_no_settlement
-from cell.ledger.transaction_versions import next_version
+from cell.ledger.transaction_versions import name_in_original, next_version
 
 _ENTRIES: Final = "posted_ledger_entries"
 
@@ -85,25 +82,11 @@ def _post_partially(command: PartiallyPostLedgerTransaction, state: State, stamp
     written = writing.finish()
     inserted: tuple[Row, ...] = (part, *written.entries, before)
     updated: tuple[Row, ...] = (changed, *written.discarded, *written.balances)
-    held = _original_held(pending, part, state, stamp)
+    # With the first part that is posted of it the original names that part.
+    held = name_in_original(pending, part.id, state, stamp)
     if held is not None:
         inserted, updated = (*inserted, held[1]), (*updated, held[0])
     return Effects(inserted=inserted, updated=updated)
-
-
-def _original_held(
-    pending: LedgerTransaction, part: LedgerTransaction, state: State, stamp: Stamp
-) -> tuple[LedgerTransaction, LedgerTransactionVersion] | None:
-    """What a reversal is to undo, naming the first part that was posted of it."""
-    if pending.reverses_id is None:
-        return None
-    original = state.transaction(pending.reverses_id)
-    assert original is not None
-    assert original.reversed_by_id is not None
-    if original.reversed_by_id != pending.id:
-        return None
-    entries = state.live_entries(original.id)
-    return next_version(original, replace(original, reversed_by_id=part.id), entries, stamp)
 
 
 def _part(

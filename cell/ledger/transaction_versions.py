@@ -16,6 +16,7 @@ from cell.ledger.model import (
     LedgerTransactionVersion,
     Stamp,
 )
+from cell.ledger.rules import State
 
 _FIRST_ORDINAL: Final = 1 << 16
 """Above the ordinals of all entries that one command can write."""
@@ -66,3 +67,21 @@ def next_version(
         seq=stamp.seq,
     )
     return after, before
+
+
+def name_in_original(
+    reversal: LedgerTransaction, by_id: str | None, state: State, stamp: Stamp
+) -> tuple[LedgerTransaction, LedgerTransactionVersion] | None:
+    """What the reversal was to undo, as naming this one instead, and its version that is over.
+
+    None where it is no reversal, or the original names another one: a part that was posted of it.
+    """
+    if reversal.reverses_id is None:
+        return None
+    original = state.transaction(reversal.reverses_id)
+    assert original is not None
+    assert original.reversed_by_id is not None
+    if original.reversed_by_id != reversal.id:
+        return None
+    changed = replace(original, reversed_by_id=by_id)
+    return next_version(original, changed, state.live_entries(original.id), stamp)

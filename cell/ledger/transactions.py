@@ -25,7 +25,7 @@ from cell.ledger.model import (
 from cell.ledger.needs import FURTHER_NEEDS, Needs, note_needs
 from cell.ledger.rules import State, apply, merged_metadata
 from cell.ledger.settlement_transactions import note_settlement, require_no_settlement
-from cell.ledger.transaction_versions import next_version
+from cell.ledger.transaction_versions import name_in_original, next_version
 
 ARCHIVED_BY_LOCK: Final = "balance_lock_failure"
 """The one reason why a transaction is archived that nobody archived."""
@@ -250,15 +250,9 @@ def _original_set_free(
 
     None where a part of the reversal was posted: the original names that part and stays reversed.
     """
-    if changed.status is not Status.ARCHIVED or present.reverses_id is None:
+    if changed.status is not Status.ARCHIVED:
         return None
-    original = state.transaction(present.reverses_id)
-    assert original is not None
-    assert original.reversed_by_id is not None
-    if original.reversed_by_id != present.id:
-        return None
-    entries = state.live_entries(original.id)
-    return next_version(original, replace(original, reversed_by_id=None), entries, stamp)
+    return name_in_original(present, None, state, stamp)
 
 
 def require_free_external_id(
