@@ -176,39 +176,19 @@ class Filters:
         if page.after is not None:
             conditions = [*conditions, self._beyond(page, page.after, effective_at)]
         rows: LiteralString
-        if reading is Reading.BY_MATCH:
-            key: LiteralString = effective_at if page.order.by == "effective_at" else ""
-            rows, parameters = self._rows_by_match(page, conditions, source, beside, key)
-        elif reading is Reading.NEAR:
+        if reading is Reading.NEAR:
             walk_rows = PAGES_ALONG * (page.per_page + 1) if along else NEAR_ROWS
             rows, parameters = self._rows_near(page, conditions, source, beside, order, walk_rows)
         else:
             where, parameters = _joined(conditions)
-            rows = f"{source} {beside} WHERE" if beside else f"{source} WHERE"
-            rows = f"SELECT {self._alias}.* FROM {rows} {where} ORDER BY {order} LIMIT %s"
+            from_: LiteralString = f"{source} {beside}" if beside else source
+            rows = f"SELECT {self._alias}.* FROM {from_} WHERE {where}"
+            if reading is Reading.BY_MATCH:
+                # OFFSET: planned as if all were wanted, which is the truth, wherever they are.
+                rows = f"SELECT {self._alias}.* FROM ({rows} OFFSET 0) {self._alias}"
+            rows = f"{rows} ORDER BY {order} LIMIT %s"
             parameters.append(page.per_page + 1)
         return f"SELECT {shown} FROM ({rows}) {self._alias} {joined} ORDER BY {order}", parameters
-
-    def _rows_by_match(
-        self,
-        page: Page,
-        conditions: Sequence["_Condition"],
-        source: LiteralString,
-        beside: LiteralString,
-        effective_at: LiteralString,
-    ) -> tuple[LiteralString, list[object]]:
-        alias: LiteralString = self._alias
-        key: LiteralString = effective_at or alias + ".id"
-        way: LiteralString = " DESC" if page.order.is_descending else ""
-        where, parameters = _joined(conditions)
-        # OFFSET: planned as if all were wanted, which is the truth, wherever they are.
-        rows: LiteralString = (
-            f"SELECT {alias}.* FROM (SELECT matched.id FROM (SELECT {alias}.id, {key} AS key "
-            f"FROM {source} {beside} WHERE {where} OFFSET 0) matched "
-            f"ORDER BY matched.key{way}, matched.id{way} LIMIT %s) matched "
-            f"JOIN {source} ON {alias}.tenant_id = %s AND {alias}.id = matched.id"
-        )
-        return rows, [*parameters, page.per_page + 1, self.tenant_id]
 
     def _rows_near(
         self,

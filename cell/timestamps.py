@@ -17,6 +17,9 @@ DAY_US: Final = 86_400 * SECOND_US
 TEXTS_MAX: Final = 256
 """Times whose text is remembered: a transaction and its entries mostly have one and the same."""
 
+DAYS_MAX: Final = 4096
+"""Days whose text is remembered: of a list of ten years, all."""
+
 _PREFIXES_MAX: Final = 8192
 """Seconds whose text is remembered: what is written or read together is mostly of few seconds."""
 
@@ -91,7 +94,12 @@ def render_date(at_us: int) -> str:
 def _remember(second: int) -> str:
     if len(_prefixes) >= _PREFIXES_MAX:
         _prefixes.clear()
-    prefix = (_EPOCH + timedelta(seconds=second)).strftime("%H:%M:%S.")
-    # Not strftime's %Y, which does not pad the years before 1000 everywhere.
-    day = (_EPOCH_DATE + timedelta(days=second // 86_400)).isoformat()
-    return _prefixes.setdefault(second, f"{day}T{prefix}")
+    day, in_day = divmod(second, 86_400)
+    hour, minute = in_day // 3600, in_day // 60 % 60
+    return _prefixes.setdefault(second, f"{_day(day)}T{hour:02}:{minute:02}:{in_day % 60:02}.")
+
+
+@lru_cache(maxsize=DAYS_MAX)
+def _day(day: int) -> str:
+    """Not by strftime, whose %Y does not pad the years before 1000 everywhere."""
+    return (_EPOCH_DATE + timedelta(days=day)).isoformat()
