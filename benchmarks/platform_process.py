@@ -29,8 +29,12 @@ CELL_SPEC: Final = """\
   {name}:
     zone: local-1
     accepts_tenants: true
-    postgres: {{shared_buffers: 512MB, max_connections: 60, parameters: {{max_wal_size: 4GB}}}}
+    postgres:
+      shared_buffers: {shared_buffers}
+      max_connections: 60
+      parameters: {{max_wal_size: 4GB}}
 """
+SHARED_BUFFERS: Final = "512MB"
 COMMAND_S_MAX: Final = 1_800.0
 """Of `verify` and `move` too, which recompute all that was written."""
 PLATFORM_READY_S_MAX: Final = 90.0
@@ -135,11 +139,14 @@ class Platform:
 
 
 @contextlib.contextmanager
-def running_platform(directory: Path, cells: Sequence[str] = (CELL,)) -> Iterator[Platform]:
+def running_platform(
+    directory: Path, cells: Sequence[str] = (CELL,), *, shared_buffers: str = SHARED_BUFFERS
+) -> Iterator[Platform]:
     """Start everything, create the tenant on the first cell, stop everything at the end."""
     router, control = free_address(), free_address()
     cells_file = directory / "cells.yaml"
-    cells_file.write_text("cells:\n" + "".join(CELL_SPEC.format(name=name) for name in cells))
+    specs = [CELL_SPEC.format(name=name, shared_buffers=shared_buffers) for name in cells]
+    cells_file.write_text("cells:\n" + "".join(specs))
     environment = {
         "XDG_CONFIG_HOME": str(directory / "config"),
         "CLOISTER_CONTROL_URL": f"http://{control}",
