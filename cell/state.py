@@ -33,13 +33,17 @@ class GenerationCache(Generic[Key, Value]):
     """A bounded map that forgets what was not used for longest, in two generations.
 
     Cheaper than a linked list on every access: a value found in the old generation moves to the
-    young one; when the young one is half the bound, it becomes the old one.
+    young one; when the young one is half the bound, it becomes the old one. What was old until then
+    leaves one by one: to free ten thousand transactions at once would stop the cell for 0.1 s.
     """
 
     def __init__(self, entries_max: int) -> None:
         self._half = max(1, entries_max // 2)
         self._young: dict[Key, Value] = {}
         self._old: dict[Key, Value] = {}
+        self._leaving: dict[Key, Value] = {}
+        """Nobody finds these any more. None is left when the young generation becomes the old one:
+        it grows no faster than they leave."""
 
     def get(self, key: Key) -> Value | None:
         value = self._young.get(key)
@@ -51,15 +55,17 @@ class GenerationCache(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value) -> None:
         self._young[key] = value
+        if self._leaving:
+            self._leaving.popitem()
         if len(self._young) >= self._half:
-            self._old, self._young = self._young, {}
+            self._leaving, self._old, self._young = self._old, self._young, {}
 
     def drop(self, key: Key) -> None:
         self._young.pop(key, None)
         self._old.pop(key, None)
 
     def clear(self) -> None:
-        self._young, self._old = {}, {}
+        self._young, self._old, self._leaving = {}, {}, {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)

@@ -47,6 +47,26 @@ def test_what_is_used_stays() -> None:
     assert cache.get(-1) == -1
 
 
+def test_what_is_forgotten_leaves_one_by_one() -> None:
+    cache: GenerationCache[int, Live] = GenerationCache(20)
+    for number in range(1000):
+        before = Live.count
+        cache.put(number, Live())
+        assert before <= Live.count <= min(20, number + 1)
+
+
+class Live:
+    """Counts how many of it there are."""
+
+    count = 0
+
+    def __init__(self) -> None:
+        Live.count += 1
+
+    def __del__(self) -> None:
+        Live.count -= 1
+
+
 async def test_large_transactions_are_not_kept(writer: Writing, tenant_id: TenantId) -> None:
     """Nor is what was kept of one before it grew."""
     cash, alice = await writer.accounts(tenant_id, 2)
