@@ -4,7 +4,7 @@ import gc
 from typing import Final
 
 YOUNG_MAX: Final = 5_000
-"""Objects made before the youngest are looked through, which takes some milliseconds: they are cold.
+"""Objects made before the youngest are looked through, which takes milliseconds, as they are cold.
 The default, 700, is passed several times in each batch, whose rows live for the batch anyway and
 hold no cycles; ten times as many stop the cell for longer than requests may take."""
 
