@@ -20,9 +20,6 @@ TEXTS_MAX: Final = 256
 DAYS_MAX: Final = 4096
 """Days whose text is remembered: of a list of ten years, all."""
 
-_PREFIXES_MAX: Final = 8192
-"""Seconds whose text is remembered: what is written or read together is mostly of few seconds."""
-
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DATE: Final = date(1970, 1, 1)
 _EARLIEST_US: Final = (date.min - _EPOCH_DATE).days * DAY_US
@@ -31,7 +28,8 @@ _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TIMESTAMP: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(Z|[+-]\d\d:\d\d)?", re.ASCII
 )
-_prefixes: dict[int, str] = {}
+_MINUTES: Final = tuple(f"T{minute // 60:02}:{minute % 60:02}:" for minute in range(24 * 60))
+_SECONDS: Final = tuple(f"{second:02}." for second in range(60))
 
 
 def parse_timestamp(text: str, parameter: str) -> int:
@@ -78,7 +76,9 @@ def _unreadable(text: str, parameter: str) -> Unprocessable:
 def render_timestamp(at_us: int) -> str:
     """`2024-01-02T03:04:05.678901Z`."""
     second, fraction = divmod(at_us, SECOND_US)
-    return f"{_prefixes.get(second) or _remember(second)}{fraction:06d}Z"
+    day, second = divmod(second, 86_400)
+    # By tables: a list shows hundreds of times, and to format their parts takes thrice as long.
+    return f"{_day(day)}{_MINUTES[second // 60]}{_SECONDS[second % 60]}{fraction:06}Z"
 
 
 def render_timestamp_or_null(at_us: int | None) -> str | None:
@@ -87,16 +87,7 @@ def render_timestamp_or_null(at_us: int | None) -> str | None:
 
 def render_date(at_us: int) -> str:
     """`2024-01-02`: the UTC day."""
-    second = at_us // SECOND_US
-    return (_prefixes.get(second) or _remember(second))[:10]
-
-
-def _remember(second: int) -> str:
-    if len(_prefixes) >= _PREFIXES_MAX:
-        _prefixes.clear()
-    day, in_day = divmod(second, 86_400)
-    hour, minute = in_day // 3600, in_day // 60 % 60
-    return _prefixes.setdefault(second, f"{_day(day)}T{hour:02}:{minute:02}:{in_day % 60:02}.")
+    return _day(at_us // DAY_US)
 
 
 @lru_cache(maxsize=DAYS_MAX)

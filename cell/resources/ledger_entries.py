@@ -59,27 +59,26 @@ class LedgerEntryView(msgspec.Struct, frozen=True, gc=False):
 def show(entry: LedgerEntry, *, with_balances: bool) -> LedgerEntryView:
     """The entry; `with_balances` shows the resulting balances where its writer asked for them."""
     shows_balances = with_balances and entry.shows_resulting_balances
+    # In the view's order: by keywords it takes five times as long, and a page has a hundred.
     return LedgerEntryView(
-        id=entry.id,
-        object="ledger_entry",
-        live_mode=True,
-        created_at=render_timestamp(entry.created_at_us),
-        updated_at=render_timestamp(entry.updated_at_us),
-        discarded_at=render_timestamp_or_null(entry.discarded_at_us),
-        amount=entry.amount,
-        amount_string=str(entry.amount),
-        direction=entry.direction,
-        status=entry.status,
-        effective_at=render_timestamp(entry.effective_at_us),
-        ledger_account_id=entry.ledger_account_id,
-        ledger_account_currency=entry.currency,
-        ledger_account_currency_exponent=entry.currency_exponent,
-        ledger_account_lock_version=entry.lock_version,
-        ledger_transaction_id=entry.ledger_transaction_id,
-        metadata=entry.metadata,
-        resulting_ledger_account_balances=(
-            show_resulting_balances(entry) if shows_balances else None
-        ),
+        entry.id,
+        "ledger_entry",
+        True,
+        render_timestamp(entry.created_at_us),
+        render_timestamp(entry.updated_at_us),
+        render_timestamp_or_null(entry.discarded_at_us),
+        entry.amount,
+        str(entry.amount),
+        entry.direction,
+        entry.status,
+        render_timestamp(entry.effective_at_us),
+        entry.ledger_account_id,
+        entry.currency,
+        entry.currency_exponent,
+        entry.lock_version,
+        entry.ledger_transaction_id,
+        entry.metadata,
+        show_resulting_balances(entry) if shows_balances else None,
     )
 
 
