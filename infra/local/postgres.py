@@ -45,6 +45,8 @@ PORT: Final = 5432
 """Names the socket file; every instance has a socket directory of its own."""
 SOCKET_PATH_BYTES_MAX: Final = 107
 """The size of `sun_path` without its closing zero."""
+MAX_WAL_SIZE_DEFAULT: Final = "1GB"
+"""Postgres' own."""
 INITDB_S_MAX: Final = 120.0
 START_S_MAX: Final = 60.0
 """Long enough for crash recovery of some gigabytes of write-ahead log."""
@@ -342,6 +344,9 @@ def socket_directory(directory: Path) -> Path:
 def render_settings(name: str, sockets: Path, sizing: PostgresSpec) -> str:
     """The text of our settings file; what the provider decides stands last and wins."""
     settings = {
+        # Segments of the log are used again, as many as there may be. A new one is filled with
+        # zeros and flushed first, and whoever commits waits for that, for up to 0.1 s.
+        "min_wal_size": sizing.parameters.get("max_wal_size", MAX_WAL_SIZE_DEFAULT),
         **sizing.parameters,
         "shared_buffers": sizing.shared_buffers,
         "max_connections": str(sizing.max_connections),

@@ -186,7 +186,8 @@ def test_each_cell_has_its_own_tuned_database(platform: Running) -> None:
     assert found["cell-a"]["shared_buffers"] == "16384"
     assert found["cell-b"]["shared_buffers"] == "32768"
     assert (found["cell-a"]["max_connections"], found["cell-b"]["max_connections"]) == ("40", "60")
-    assert found["cell-b"]["max_wal_size"] == "4096"
+    assert found["cell-b"]["max_wal_size"] == found["cell-b"]["min_wal_size"] == "4096"
+    assert found["cell-a"]["max_wal_size"] == found["cell-a"]["min_wal_size"] == "1024"
     assert {found[cell]["fsync"] for cell in found} == {"on"}
     identifiers = {found[cell]["identifier"] for cell in found}
     assert len(identifiers) == 2, "every instance comes from an initdb of its own"
@@ -194,7 +195,8 @@ def test_each_cell_has_its_own_tuned_database(platform: Running) -> None:
 
 SETTINGS = """
 select name, setting from pg_settings
- where name in ('shared_buffers', 'max_connections', 'max_wal_size', 'fsync')
+ where name in ('shared_buffers', 'max_connections', 'max_wal_size',
+    'min_wal_size', 'fsync')
 union all select 'identifier', system_identifier::text from pg_control_system()
 """
 
